@@ -1,0 +1,60 @@
+"""Make a safety-aligned LLM keep its safety through fine-tuning, without training (LoX), and measure it.
+
+The public names below are imported when they are first used, so that importing safelox costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from safelox.errors import (
+    CheckpointError,
+    PairingError,
+    PrerequisiteError,
+    SafeloxError,
+    TargetError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from safelox.checkpoint import open_checkpoint
+    from safelox.hardening import harden, plan_harden
+    from safelox.manifest import read_manifest
+    from safelox.subspace import decompose
+    from safelox.verification import verify
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "CheckpointError",
+    "PairingError",
+    "PrerequisiteError",
+    "SafeloxError",
+    "TargetError",
+    "UsageError",
+    "__version__",
+    "decompose",
+    "harden",
+    "open_checkpoint",
+    "plan_harden",
+    "read_manifest",
+    "verify",
+]
+
+_HOMES = {
+    "decompose": "safelox.subspace",
+    "harden": "safelox.hardening",
+    "open_checkpoint": "safelox.checkpoint",
+    "plan_harden": "safelox.hardening",
+    "read_manifest": "safelox.manifest",
+    "verify": "safelox.verification",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

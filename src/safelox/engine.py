@@ -1,0 +1,190 @@
+"""Opening a pair of models, judging whether they belong together, and working on their matrices side by side."""
+
+import math
+import os
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+
+from safelox.checkpoint import Checkpoint, open_checkpoint
+from safelox.delta import DeltaRows, exact_factors
+from safelox.errors import CheckpointError, PairingError, UsageError
+from safelox.lowrank import LowRank, block_bounds, top_singular
+from safelox.lowrank.exact import factored_svd
+from safelox.lowrank.krylov import MAX_KRYLOV_COLUMNS
+from safelox.machine import resident_memory
+from safelox.manifest import Route
+from safelox.pairing import Matrix, Pairing, pair
+
+T = TypeVar("T")
+
+SAMPLE_ROWS = 64
+"""Rows of each matrix that are compared before the work begins."""
+LARGEST_RATIO = 0.5
+"""Median of ||delta|| / ||W|| above which BASE is taken for another model."""
+SMALLEST_RATIO = 1e-6
+"""||delta|| / ||W|| below which a matrix counts as unchanged."""
+SCRATCH_BYTES = 32 << 20
+"""Buffers of one worker, besides what grows with the matrix."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two opened models and what is to be done with each tensor of ALIGNED."""
+
+    base: Checkpoint
+    aligned: Checkpoint
+    pairing: Pairing
+
+
+@contextmanager
+def open_pair(
+    base: str,
+    aligned: str,
+    *,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    embeddings: bool,
+    vocab: Literal["error", "common"],
+    allow_pickle: bool,
+) -> Iterator[Pair]:
+    """Open and pair two models; every problem that the headers show is raised here."""
+    with (
+        open_checkpoint(base, allow_pickle=allow_pickle) as opened_base,
+        open_checkpoint(aligned, allow_pickle=allow_pickle) as opened_aligned,
+    ):
+        pairing = pair(
+            opened_base, opened_aligned, include=include, exclude=exclude, embeddings=embeddings, vocab=vocab
+        )
+        yield Pair(opened_base, opened_aligned, pairing)
+
+
+def check_kinship(models: Pair) -> None:
+    """Refuse a BASE that ALIGNED was hardly derived from, or that it is a copy of, by a look at some rows of each matrix.
+
+    Raises:
+        PairingError: the deltas are zero everywhere, or of the size of the weights.
+        CheckpointError: a sampled value is not finite.
+    """
+    cpu = torch.device("cpu")
+    ratios = []
+    for matrix in models.pairing.matrices:
+        delta = DeltaRows(models.base, models.aligned, matrix, cpu)
+        start = max(0, (matrix.rows - SAMPLE_ROWS) // 2)
+        ratios.append(_ratio(delta, start, min(matrix.rows, start + SAMPLE_ROWS)))
+    middle = statistics.median(ratios)
+    if middle > LARGEST_RATIO:
+        raise PairingError(
+            f"the difference between ALIGNED and BASE is about as large as the weights: the median of ||delta|| / ||W|| is "
+            f"{middle:.2f} (at most {LARGEST_RATIO} was expected). Is {models.base.reference} the model that "
+            f"{models.aligned.reference} was aligned from? If you are sure, use --force."
+        )
+    if max(ratios) < SMALLEST_RATIO and not _differs_anywhere(models):
+        raise PairingError(
+            f"ALIGNED ({models.aligned.reference}) does not differ from BASE ({models.base.reference}) in any selected "
+            f"matrix: ||delta|| / ||W|| is below {SMALLEST_RATIO:g} everywhere, so there is no safety subspace to "
+            "extrapolate. Are they the same model? If you want that anyway, use --force."
+        )
+
+
+def _differs_anywhere(models: Pair) -> bool:
+    cpu = torch.device("cpu")
+    for matrix in models.pairing.matrices:
+        delta = DeltaRows(models.base, models.aligned, matrix, cpu)
+        if any(_ratio(delta, *bounds) >= SMALLEST_RATIO for bounds in block_bounds(*delta.shape)):
+            return True
+    return False
+
+
+def _ratio(delta: DeltaRows, start: int, stop: int) -> float:
+    weight = float(torch.linalg.vector_norm(delta.aligned(start, stop), dtype=torch.float64))
+    change = float(torch.linalg.vector_norm(delta.block(start, stop), dtype=torch.float64))
+    if not (weight < float("inf") and change < float("inf")):
+        raise not_finite(delta.matrix.label)
+    return change / weight if weight else float(change > 0)
+
+
+def not_finite(label: str) -> CheckpointError:
+    return CheckpointError(
+        f"tensor {label}: a value of BASE or ALIGNED is NaN or infinite, so that its delta has no singular values. "
+        f"Mend the model, or leave the tensor out with --exclude."
+    )
+
+
+def decompose_matrix(models: Pair, delta: DeltaRows, rank: int, seed: int) -> tuple[LowRank, Route]:
+    """The leading `rank` directions of a delta, and the route by which they were found.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    factors = exact_factors(models.base, models.aligned, delta.matrix)
+    if factors is not None:
+        kept = min(rank, len(factors.a))
+        return factored_svd(factors.b * factors.scale, factors.a, kept), "factors"
+    try:
+        result = top_singular(delta, rank, name=delta.matrix.seed_name, seed=seed)
+    except ValueError:
+        raise not_finite(delta.matrix.label) from None
+    return result, result.certificate.route
+
+
+def memory_of(matrix: Matrix) -> int:
+    """Bytes of anonymous memory that the decomposition of a matrix takes at the worst."""
+    smaller = min(matrix.rows, matrix.columns)
+    krylov = MAX_KRYLOV_COLUMNS * (4 * matrix.rows + 32 * matrix.columns)
+    gram = 16 * smaller**2  # the Gram matrix, its eigenvectors, and twice that for the eigensolver
+    return max(krylov, gram) + SCRATCH_BYTES
+
+
+def memory_limit(models: Pair) -> int:
+    """What is promised where no limit is asked for: 1 GB and twice the largest tensor in fp32."""
+    largest = max(4 * math.prod(models.aligned.tensors[matrix.name].shape) for matrix in models.pairing.matrices)
+    return 10**9 + 2 * largest
+
+
+def worker_count(models: Pair, workers: int | None, max_memory: int | None) -> int:
+    """How many matrices may be worked on at once.
+
+    Raises:
+        UsageError: not even one fits.
+    """
+    wanted = len(os.sched_getaffinity(0)) if workers is None else workers
+    if wanted < 1:
+        raise UsageError(f"the number of workers must be at least 1, not {wanted}.")
+    hungriest = max(models.pairing.matrices, key=memory_of)
+    present = resident_memory()[0]
+    limit = memory_limit(models) if max_memory is None else max_memory
+    fitting = (limit - present) // memory_of(hungriest)
+    if fitting < 1 and max_memory is not None:
+        raise UsageError(
+            f"--max-memory of {max_memory / 1e9:.2f} GB is too little: {hungriest.label} ({hungriest.rows} x "
+            f"{hungriest.columns}) needs {(present + memory_of(hungriest)) / 1e9:.2f} GB."
+        )
+    return max(1, min(wanted, fitting))
+
+
+def run_side_by_side(items: Sequence[T], work: Callable[[T], None], workers: int) -> None:
+    """Call `work` on every item, in order, `workers` at a time; the first error ends it once running items are done.
+
+    Each worker computes with one thread: so the result does not depend on the number of threads, and several
+    matrices side by side use the cores better than one matrix does.
+    """
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers, "safelox", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+    finally:
+        torch.set_num_threads(threads_before)

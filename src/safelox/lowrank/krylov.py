@@ -1,0 +1,124 @@
+"""Truncated singular value decomposition of a matrix that is read in blocks of rows, with an error certificate.
+
+A block Krylov iteration on H = D^T D (of the family that Halko, Martinsson and Tropp 2011 and Musco and Musco 2015
+describe) from a start that a sample of the rows suggests. It does not stop after a fixed number of steps: it stops
+when `certificate` proves the result good enough, and gives way to an exact route where that does not come to pass.
+
+The certificate needs a bound of what lies outside the space. It comes from fresh Gaussian probes, which ride along in
+the same passes and never enter the space that they judge; residuals alone cannot show that nothing larger was missed.
+"""
+
+import math
+
+import torch
+
+from safelox.lowrank.algebra import complement, orthonormal_rows, rayleigh_ritz
+from safelox.lowrank.blocks import IllScaledError, RowBlocks, sweep
+from safelox.lowrank.certificate import certify, eigenvalue_bound, ritz_bounds
+from safelox.lowrank.result import LowRank
+
+PROBES = 16
+"""Width of the probe block; thin products are fastest at multiples of 16."""
+MAX_KRYLOV_COLUMNS = 256
+"""Size of the Krylov space at which the iteration gives way to an exact route."""
+MAX_SWEEPS = 16
+"""Passes after which it does so."""
+SAMPLE_ROWS = 1024
+"""Most rows that the start looks at; one row in eight where that is fewer."""
+SAMPLE_SWEEPS = 2
+PROBE_POWER = 2
+"""Passes after which probes join the space and fresh ones replace them (later 1.5 times as many each time), if"""
+MU_IN_THE_WAY = 0.8
+"""their bound is still above this share of the k-th Ritz value: a large direction was missed, or the tail is flat."""
+
+
+class Krylov:
+    """The block Krylov iteration. Bases are kept as rows: (p, columns)."""
+
+    def __init__(self, matrix: RowBlocks, rank: int, generator: torch.Generator) -> None:
+        self.matrix = matrix
+        self.rank = rank
+        self.generator = generator
+        self.sweeps = 0
+        self.energy = 0.0
+        self.basis = torch.empty(0, matrix.shape[1], device=matrix.device)
+        self.images = self.basis
+        self.left = torch.empty(0, matrix.shape[0], device=matrix.device)
+
+    def run(self) -> LowRank | None:
+        """The certified result, or None where the space grew too large without one."""
+        block = self._start()
+        patience = PROBE_POWER
+        self._draw_probes(block)
+        while True:
+            self._extend(block)
+            result = self._certified()
+            if result is not None:
+                return result
+            block = self.images[-len(block) :]
+            if self.power >= patience and self.mu > MU_IN_THE_WAY * self.theta_k:
+                patience = math.ceil(patience * 1.5)
+                block = orthonormal_rows(torch.cat([block, self.probes]), self.basis)
+                self._draw_probes(torch.cat([self.basis, block]))
+            else:
+                block = orthonormal_rows(block, self.basis)
+            if len(self.basis) + len(block) > MAX_KRYLOV_COLUMNS or self.sweeps >= MAX_SWEEPS:
+                return None
+
+    def _gaussian(self, count: int) -> torch.Tensor:
+        values = torch.randn(count, self.matrix.shape[1], generator=self.generator)
+        return values.to(self.matrix.device)
+
+    def _start(self) -> torch.Tensor:
+        """About the leading right singular vectors of a sample of the rows, as orthonormal rows."""
+        rows, _ = self.matrix.shape
+        width = 16 * math.ceil((self.rank + 8) / 16)
+        step = max(1, rows // max(8 * width, min(SAMPLE_ROWS, rows // 8)))
+        sample = self.matrix.block(0, rows, step)
+        if not bool(sample.isfinite().all()):
+            raise IllScaledError
+        block = orthonormal_rows(torch.randn(width, len(sample), generator=self.generator).to(sample) @ sample)
+        for _ in range(SAMPLE_SWEEPS):
+            block = orthonormal_rows((block @ sample.T) @ sample)
+        if len(block) < width:  # a sample of few directions, or of none, says nothing of the other rows
+            block = torch.cat([block, orthonormal_rows(self._gaussian(width - len(block)), block)])
+        return block
+
+    def _draw_probes(self, space: torch.Tensor) -> None:
+        """Fresh probes for the complement of `space`, which the basis will hold after the next pass."""
+        self.judged = space
+        self.probes = complement(self._gaussian(PROBES), space)
+        self.probe_factor = torch.eye(PROBES, dtype=torch.float64)
+        self.power = 0
+
+    def _extend(self, block: torch.Tensor) -> None:
+        """One pass: the block joins the space, the probes are multiplied by the part of H that `judged` leaves."""
+        image, left, energy = sweep(self.matrix, torch.cat([block, self.probes]), len(block))
+        self.energy = energy if self.sweeps == 0 else self.energy
+        self.sweeps += 1
+        self.basis = torch.cat([self.basis, block])
+        self.images = torch.cat([self.images, image[: len(block)]])
+        self.left = torch.cat([self.left, left])
+        self.power += 1
+        powered = complement(image[len(block) :], self.judged).double()
+        gram = powered @ powered.T
+        values, vectors = torch.linalg.eigh(gram.cpu())
+        # powered = factor^T @ (orthonormal rows): the factors of all powers multiply to the whole norm
+        root = values.clamp(min=0).sqrt()
+        self.probe_factor = self.probe_factor @ (vectors * root) @ vectors.T
+        inverse = torch.where(root > root[-1] * 1e-6, 1 / root, 0.0)
+        self.probes = ((vectors * inverse) @ vectors.T).to(powered) @ powered
+        self.probes = self.probes.float()
+
+    def _certified(self) -> LowRank | None:
+        rank = self.rank
+        theta, turned, residual_gram = rayleigh_ritz(self.basis, self.images)
+        self.theta_k = float(theta[rank - 1])
+        self.mu = eigenvalue_bound(float(torch.linalg.matrix_norm(self.probe_factor, 2)), self.power, PROBES)
+        lost, following = ritz_bounds(theta, residual_gram, rank, self.mu, self.energy)
+        bounds = (lost, float(theta[rank]) if rank < len(theta) else 0.0, following)
+        certificate, accepted = certify("krylov", theta, bounds, rank, self.energy, self.sweeps)
+        if not accepted:
+            return None
+        leading = turned[:rank].float()
+        return LowRank((leading @ self.left).T.contiguous(), theta[:rank].sqrt(), leading @ self.basis, certificate)

@@ -1,0 +1,60 @@
+"""What to do with the delta of a matrix. Pure maths: numbers in, tensors out."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from safelox.errors import UsageError
+
+COLUMN_MULTIPLE = 8
+"""Thin products are fastest with this many columns or a multiple; others are filled up with zeros, which add nothing."""
+
+
+@dataclass(frozen=True)
+class Lox:
+    """Low-Rank Extrapolation: W_aligned + coef * U_k S_k V_k^T, with U S V^T = SVD(W_aligned - W_base).
+
+    Perin et al., "LoX: Low-Rank Extrapolation Robustifies LLM Safety Against Fine-tuning", COLM 2025, section 4.
+
+    Raises:
+        UsageError: the rank or the coefficient makes no sense.
+    """
+
+    rank: int | Literal["full"]
+    """Number of leading singular directions that are extrapolated, or "full" for the whole delta (the paper's k = 0)."""
+    coef: float
+    """The paper's alpha: the leading directions end up (1 + coef) times as large."""
+
+    def __post_init__(self) -> None:
+        if self.rank == 0:
+            raise UsageError(
+                "rank 0 would extrapolate nothing. The paper's code takes k=0 for the whole delta: "
+                "if you mean that, ask for rank `full`."
+            )
+        if self.rank != "full" and self.rank < 0:
+            raise UsageError(f"the rank must be an integer from 1, or `full`, not {self.rank}.")
+        if not math.isfinite(self.coef):
+            raise UsageError(f"the coefficient must be a finite number, not {self.coef}.")
+        if self.coef < 0:
+            raise UsageError(
+                f"the coefficient must not be negative, but is {self.coef}: extrapolating away from the aligned model "
+                "would weaken its safety, which safelox does not do."
+            )
+
+    def takes_whole(self, rows: int, columns: int) -> bool:
+        """Whether a matrix is extrapolated as a whole, since it has no more directions than asked for."""
+        return self.rank == "full" or min(rows, columns) <= self.rank
+
+
+def padded(factors: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, k) and (k, columns) with k filled up to a multiple of COLUMN_MULTIPLE by zeros."""
+    left, right = factors
+    missing = -left.shape[1] % COLUMN_MULTIPLE
+    if not missing:
+        return left, right
+    return (
+        torch.nn.functional.pad(left, (0, missing)),
+        torch.nn.functional.pad(right, (0, 0, 0, missing)),
+    )

@@ -1,0 +1,40 @@
+"""What long work reports to: nothing by default; the command line passes bars or plain lines."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One running piece of work with a known or unknown amount."""
+
+    def advance(self, amount: float = 1, note: str | None = None) -> None:
+        """Say that `amount` more units are done; `note` names what is being worked on."""
+
+
+class Progress(Protocol):
+    """Where long work reports. Implementations must be safe to call from several threads."""
+
+    def task(self, description: str, total: float | None, unit: str = "") -> AbstractContextManager[Task]:
+        """Open a task of `total` units (None where it is not known)."""
+
+    def message(self, text: str) -> None:
+        """Say one thing worth a line."""
+
+
+class _NullTask:
+    def advance(self, amount: float = 1, note: str | None = None) -> None:
+        pass
+
+
+class _NullProgress:
+    @contextmanager
+    def task(self, description: str, total: float | None, unit: str = "") -> Iterator[Task]:
+        yield _NullTask()
+
+    def message(self, text: str) -> None:
+        pass
+
+
+NULL: Progress = _NullProgress()
+"""Reports to nobody: the default of every library function."""
