@@ -116,8 +116,12 @@ def not_finite(label: str) -> CheckpointError:
     )
 
 
-def decompose_matrix(models: Pair, delta: DeltaRows, rank: int, seed: int) -> tuple[LowRank, Route]:
-    """The leading `rank` directions of a delta, and the route by which they were found.
+Decompose = Callable[[DeltaRows, int], tuple[LowRank, Route]]
+"""Gives the leading directions of a delta, as many as asked for, and the route by which they were found."""
+
+
+def decompose_matrix(models: Pair, seed: int, delta: DeltaRows, rank: int) -> tuple[LowRank, Route]:
+    """The leading `rank` directions of a delta, and the route by which they were found: a `Decompose` once bound.
 
     Raises:
         CheckpointError: a value is not finite.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from safelox.delta import DeltaRows
-from safelox.engine import Pair, decompose_matrix, not_finite
+from safelox.engine import Decompose, not_finite
 from safelox.errors import CheckpointError
 from safelox.lowrank import LowRank, block_bounds
 from safelox.manifest import MatrixRecord, Route
@@ -19,9 +19,7 @@ Write = Callable[[int, torch.Tensor], None]
 """Takes the number of a row and the rows of the result from there on: contiguous, on the CPU, valid until it returns."""
 
 
-def extrapolate(
-    models: Pair, delta: DeltaRows, method: Lox, seed: int, dtype: torch.dtype, write: Write
-) -> MatrixRecord:
+def extrapolate(delta: DeltaRows, method: Lox, decompose: Decompose, dtype: torch.dtype, write: Write) -> MatrixRecord:
     """Write W_aligned + coef * (rank-k part of the delta), row block by row block, and return what was done.
 
     The sum is formed in fp32 (in fp64 where a model is stored in it) and rounded once, to `dtype`.
@@ -29,16 +27,49 @@ def extrapolate(
     Raises:
         CheckpointError: a value of a model is not finite, or one of the result would not be.
     """
-    decomposition: LowRank | None = None
+    part, route = find_part(delta, method, decompose)
+    return add_part(delta, part, route, method.coef, dtype, write)
+
+
+def find_part(delta: DeltaRows, method: Lox, decompose: Decompose) -> tuple[LowRank | None, Route]:
+    """The part of the delta that is extrapolated, None for the whole of it, and the route by which it was found.
+
+    Raises:
+        CheckpointError: a value of a model is not finite.
+    """
+    if method.rank == "full":
+        return None, "full"
     if method.takes_whole(*delta.shape):
-        route: Route = "full" if method.rank == "full" else "whole"
-    else:
-        assert method.rank != "full"
-        decomposition, route = decompose_matrix(models, delta, method.rank, seed)
-    result = _Result(delta, decomposition, method.coef, dtype)
+        return None, "whole"
+    return decompose(delta, method.rank)
+
+
+def add_part(
+    delta: DeltaRows, part: LowRank | None, route: Route, coef: float, dtype: torch.dtype, write: Write | None
+) -> MatrixRecord:
+    """Add coef * part to W_aligned, write the sum, or only count what it changes, and return what was done.
+
+    Args:
+        part: None for the whole delta.
+        dtype: to which the sum is rounded.
+
+    Raises:
+        CheckpointError: as `extrapolate`.
+    """
+    result = _Result(delta, part, coef, dtype)
     for start, stop in block_bounds(*delta.shape):
-        write(start, result.rows(start, stop))
+        rows = result.rows(start, stop)
+        if write is not None:
+            _refuse_overflow(rows, delta.matrix.label)
+            write(start, rows.cpu())
     return result.record(route)
+
+
+def _refuse_overflow(rows: torch.Tensor, label: str) -> None:
+    if rows.dtype == torch.float16 and not bool(rows.isfinite().all()):
+        raise CheckpointError(
+            f"tensor {label}: a value of the result is beyond 65504, the largest of fp16. Use --dtype bf16 or fp32."
+        )
 
 
 class _Result:
@@ -74,12 +105,7 @@ class _Result:
             self.changed += int(torch.count_nonzero(rounded.view(bits) - kept.view(bits)))
         else:
             rounded.copy_(kept)
-        if self.dtype == torch.float16 and not bool(rounded.isfinite().all()):
-            raise CheckpointError(
-                f"tensor {self.delta.matrix.label}: a value of the result is beyond 65504, the largest of fp16. "
-                "Use --dtype bf16 or fp32."
-            )
-        return rounded.cpu()
+        return rounded
 
     def _add(self, total: torch.Tensor, start: int, stop: int) -> bool:
         """Add the extrapolated part of these rows; whether there was anything to add."""

@@ -25,24 +25,43 @@ def orthonormal_rows(block: torch.Tensor, basis: torch.Tensor | None = None) -> 
         block: (w, n), fp32.
         basis: (p, n), orthonormal rows, fp32.
     """
-    exact = block.double()
-    length = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
-    exact = exact[length[:, 0] > 0] / length[length[:, 0] > 0]
+    length = torch.linalg.vector_norm(block, dim=1, keepdim=True)
+    rows = block[length[:, 0] > 0] / length[length[:, 0] > 0]
     for _ in range(2):
         if basis is not None:
-            exact = complement(exact, basis)
+            rows = complement(rows, basis)
+        exact = rows.double()
         values, vectors = torch.linalg.eigh((exact @ exact.T).cpu())
         # Rows are fp32 of length 1: what is left below this is their rounding.
         present = values > 1e-11
         turn = (vectors[:, present] / values[present].sqrt()).T
-        exact = turn.to(exact) @ exact
-    return exact.float()
+        rows = (turn.to(exact) @ exact).float()
+    return rows
+
+
+def left_projection(left: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The matrix U U^T D, where U is an orthonormal basis of the columns D v of some independent vectors v.
+
+    Args:
+        left: (k, rows), the D v as rows; images: (k, columns), the D^T D v.
+
+    Returns:
+        Its factors as rows: singular vectors times values (k, rows), values (k,) in fp64 on the CPU, vectors (k, columns).
+    """
+    exact_left, exact_images = left.double(), images.double()
+    factor = torch.linalg.cholesky((exact_left @ exact_left.T).cpu())
+    inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor), dtype=torch.float64), upper=False)
+    projected = inverse.to(exact_left) @ exact_images  # U^T D, with U = inverse @ left
+    squares, vectors = torch.linalg.eigh((projected @ projected.T).cpu())
+    values, turn = squares.flip(0).sqrt(), vectors.flip(1).T
+    new_left = (values[:, None] * (turn @ inverse)).to(exact_left) @ exact_left
+    new_right = (turn / values[:, None]).to(exact_left) @ projected
+    return new_left.float(), values, new_right.float()
 
 
 def complement(block: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    """The rows of `block` less their components along the orthonormal rows of `basis`, in the block's dtype."""
-    exact, exact_basis = block.double(), basis.double()
+    """The rows of `block` less their components along the orthonormal rows of `basis`: what rounding leaves the first
+    time is gone after the second."""
     for _ in range(2):
-        exact = exact - (exact @ exact_basis.T) @ exact_basis
-    result: torch.Tensor = exact.to(block.dtype)
-    return result
+        block = torch.addmm(block, block @ basis.T, basis, alpha=-1)
+    return block

@@ -73,7 +73,9 @@ class Scaled:
         return block * 2.0**half * 2.0 ** (self.exponent - half)
 
 
-def sweep(matrix: RowBlocks, vectors: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+def sweep(
+    matrix: RowBlocks, vectors: torch.Tensor, kept: int, *, measure: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     """H x for every row x of `vectors`, D x for the first `kept` of them, and ||D||_F^2, in a single pass.
 
     Args:
@@ -81,7 +83,7 @@ def sweep(matrix: RowBlocks, vectors: torch.Tensor, kept: int) -> tuple[torch.Te
             read a block along its rows, the fastest of the four layouts.
 
     Returns:
-        (w, columns) and (kept, rows) in fp32, and the energy.
+        (w, columns) and (kept, rows) in fp32, and the energy, or NaN unless it is to be measured.
 
     Raises:
         IllScaledError: a value is not finite, or squares leave the range of fp32.
@@ -95,8 +97,9 @@ def sweep(matrix: RowBlocks, vectors: torch.Tensor, kept: int) -> tuple[torch.Te
         products = vectors @ block.T
         left[:, start:stop] = products[:kept]
         image.addmm_(products, block)
-        norms.append(torch.linalg.vector_norm(block))
-    return image, left, checked_energy(norms)
+        if measure:
+            norms.append(torch.linalg.vector_norm(block))
+    return image, left, checked_energy(norms) if measure else math.nan
 
 
 def checked_energy(norms: list[torch.Tensor]) -> float:

@@ -27,13 +27,14 @@ from safelox.lowrank.result import Certificate, Route
 
 FAILURE_PROBABILITY = 1e-9
 """Chance that the probes of one matrix mislead."""
-BISECTIONS = 12
+BISECTIONS = 8
 ENERGY_TOLERANCE_TOTAL = 1e-4
 """Largest energy lost, as a share of ||D||_F^2 ..."""
 ENERGY_TOLERANCE_KEPT = 1e-3
 """... and as a share of the energy of the rank-k part; both hold."""
-UPDATE_TOLERANCE = 5e-4
-"""Largest relative Frobenius error of the rank-k part, wherever the gap makes that part well defined:"""
+UPDATE_TOLERANCE = 1e-3
+"""Largest bound of the relative Frobenius error of the rank-k part (the error itself is some ten times smaller), wherever
+the gap makes that part well defined:"""
 GAP = 0.05
 """(s_k - s_{k+1}) / s_k from which on it counts as well defined."""
 
@@ -88,13 +89,14 @@ def lost_energy_bounds(theta: torch.Tensor, residual_gram: torch.Tensor, rank: i
         low, high = (low, middle) if mu + coupling(middle) <= middle else (middle, high)
     next_eigenvalue = high
 
-    theta_k = float(theta[rank - 1])
     lost = math.inf
-    for t in (theta_k, *(next_eigenvalue * (1 + 4.0**-i) for i in range(8))):
+    for t in (float(theta[rank - 1]), *(next_eigenvalue * (1 + 4.0**-i) for i in range(6))):
         room = t - mu - coupling(t) if t > next_eigenvalue else 0.0
         if room > 0:
             excess = float((t - theta[:rank]).clamp(min=0).sum())
             lost = min(lost, excess + residual / room)
+        if lost < math.inf and t <= theta[rank - 1]:
+            break  # a larger t has more room, but counts the excess over theta_k
     return lost, next_eigenvalue
 
 
@@ -128,15 +130,17 @@ def certify(
     rank: int,
     energy: float,
     sweeps: int,
+    gain: float = 0.0,
 ) -> tuple[Certificate, bool]:
     """The certificate, and whether it meets the tolerances.
 
     Args:
-        bounds: upper bound of the energy lost; lower and upper bound of the (rank + 1)-th eigenvalue.
+        bounds: upper bound of the energy lost by D V V^T; lower and upper bound of the (rank + 1)-th eigenvalue.
+        gain: energy that the part returned holds beyond that of D V V^T.
     """
     captured, theta_k = float(theta[:rank].sum()), float(theta[rank - 1])
     lost, next_low, next_high = bounds
-    lost = min(lost, max(0.0, energy - captured))
+    lost, captured = max(0.0, lost - gain), captured + gain
     update = update_error_bound(lost, next_high, theta_k, rank) / math.sqrt(captured) if captured else math.inf
     gap_too_small = next_low > (1 - GAP) ** 2 * (theta_k + lost)
     accepted = lost <= min(ENERGY_TOLERANCE_TOTAL * energy, ENERGY_TOLERANCE_KEPT * captured) and (

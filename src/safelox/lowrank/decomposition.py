@@ -78,5 +78,5 @@ def _zero(matrix: RowBlocks, rank: int) -> LowRank:
         torch.zeros(rows, rank, device=matrix.device),
         torch.zeros(rank, dtype=torch.float64),
         torch.eye(rank, columns, device=matrix.device),
-        Certificate("svd", 0.0, 0.0, 0.0, None, 0.0, 1),
+        Certificate("svd", 0.0, 0.0, 0.0, 0.0, 0.0, 1),
     )

@@ -12,11 +12,13 @@ import math
 
 import torch
 
-from safelox.lowrank.algebra import complement, orthonormal_rows, rayleigh_ritz
+from safelox.lowrank.algebra import complement, left_projection, orthonormal_rows, rayleigh_ritz
 from safelox.lowrank.blocks import IllScaledError, RowBlocks, sweep
 from safelox.lowrank.certificate import certify, eigenvalue_bound, ritz_bounds
 from safelox.lowrank.result import LowRank
 
+MORE_DIRECTIONS = 24
+"""The start has at least this many directions more than are asked for: fewer, wider passes are faster."""
 PROBES = 16
 """Width of the probe block; thin products are fastest at multiples of 16."""
 MAX_KRYLOV_COLUMNS = 256
@@ -25,7 +27,9 @@ MAX_SWEEPS = 16
 """Passes after which it does so."""
 SAMPLE_ROWS = 1024
 """Most rows that the start looks at; one row in eight where that is fewer."""
-SAMPLE_SWEEPS = 2
+SAMPLE_SWEEPS = 1
+SMALLEST_REFINED = 1e-8
+"""Smallest theta_k / theta_1 at which D V is known well enough in fp32 for its directions to be used."""
 PROBE_POWER = 2
 """Passes after which probes join the space and fresh ones replace them (later 1.5 times as many each time), if"""
 MU_IN_THE_WAY = 0.8
@@ -72,10 +76,10 @@ class Krylov:
     def _start(self) -> torch.Tensor:
         """About the leading right singular vectors of a sample of the rows, as orthonormal rows."""
         rows, _ = self.matrix.shape
-        width = 16 * math.ceil((self.rank + 8) / 16)
+        width = 16 * math.ceil((self.rank + MORE_DIRECTIONS) / 16)
         step = max(1, rows // max(8 * width, min(SAMPLE_ROWS, rows // 8)))
         sample = self.matrix.block(0, rows, step)
-        if not bool(sample.isfinite().all()):
+        if not math.isfinite(float(torch.linalg.vector_norm(sample))):
             raise IllScaledError
         block = orthonormal_rows(torch.randn(width, len(sample), generator=self.generator).to(sample) @ sample)
         for _ in range(SAMPLE_SWEEPS):
@@ -93,8 +97,9 @@ class Krylov:
 
     def _extend(self, block: torch.Tensor) -> None:
         """One pass: the block joins the space, the probes are multiplied by the part of H that `judged` leaves."""
-        image, left, energy = sweep(self.matrix, torch.cat([block, self.probes]), len(block))
-        self.energy = energy if self.sweeps == 0 else self.energy
+        first = self.sweeps == 0
+        image, left, energy = sweep(self.matrix, torch.cat([block, self.probes]), len(block), measure=first)
+        self.energy = energy if first else self.energy
         self.sweeps += 1
         self.basis = torch.cat([self.basis, block])
         self.images = torch.cat([self.images, image[: len(block)]])
@@ -117,8 +122,15 @@ class Krylov:
         self.mu = eigenvalue_bound(float(torch.linalg.matrix_norm(self.probe_factor, 2)), self.power, PROBES)
         lost, following = ritz_bounds(theta, residual_gram, rank, self.mu, self.energy)
         bounds = (lost, float(theta[rank]) if rank < len(theta) else 0.0, following)
-        certificate, accepted = certify("krylov", theta, bounds, rank, self.energy, self.sweeps)
+        # D V V^T would do, but U U^T D with U = orth(D V) costs no pass and keeps what the residuals hold as well.
+        refined = float(theta[rank - 1]) > SMALLEST_REFINED * float(theta[0])
+        gain = float((torch.diagonal(residual_gram)[:rank] / theta[:rank]).sum()) if refined else 0.0
+        certificate, accepted = certify("krylov", theta, bounds, rank, self.energy, self.sweeps, gain)
         if not accepted:
             return None
         leading = turned[:rank].float()
-        return LowRank((leading @ self.left).T.contiguous(), theta[:rank].sqrt(), leading @ self.basis, certificate)
+        left = leading @ self.left
+        if not refined:
+            return LowRank(left.T.contiguous(), theta[:rank].sqrt(), leading @ self.basis, certificate)
+        left, values, right = left_projection(left, leading @ self.images)
+        return LowRank(left.T.contiguous(), values, right, certificate)

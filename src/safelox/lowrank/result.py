@@ -27,6 +27,20 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class Remainder:
+    """What the iteration knows besides its certificate; `truncation` certifies the first few directions by it."""
+
+    ritz_values: torch.Tensor
+    """(k,), fp64: of D^T D, descending."""
+    residuals: torch.Tensor
+    """(k,), fp64: squared lengths of their residuals."""
+    gains: torch.Tensor
+    """(k,), fp64: energy that the part returned holds beyond each Ritz value."""
+    outside: float
+    """Upper bound of ||D v||^2 for unit vectors v that are orthogonal to the k Ritz vectors."""
+
+
+@dataclass(frozen=True)
 class LowRank:
     """The rank-k part of a matrix as thin factors: left @ right, with left = U S and right = V^T."""
 
@@ -37,6 +51,8 @@ class LowRank:
     right: torch.Tensor
     """(k, columns), fp32: V^T, orthonormal rows."""
     certificate: Certificate
+    remainder: Remainder | None = None
+    """None where the singular values are exact."""
 
     @property
     def rank(self) -> int:

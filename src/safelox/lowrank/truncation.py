@@ -1,0 +1,90 @@
+"""Certificates of the first k of K directions, for every k, from what is known about the K.
+
+In the terms of `certificate`, let V_k be the first k of the K Ritz vectors that were found and W the other K - k, R_k
+and R_w their residuals, and t_K the bound of H on everything outside the K. As there, for every a, b > 0,
+
+    H  <=  diag(Theta_k + R_k^T R_k / a,  Theta_w + R_w^T R_w / b,  t_K + a + b),
+
+and with b(t) = sum_{i in W} ||r_i||^2 / (t - theta_i) the middle block is at most t > theta_{k+1}. Hence
+
+    optimal energy - captured energy  <=  sum_{i <= k} max(0, t - theta_i)  +  ||R_k||_F^2 / (t - t_K - b(t))
+
+wherever that denominator is positive, and the (k+1)-th eigenvalue of H is at most every t with t_K + b(t) <= t.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+
+from safelox.lowrank.certificate import GAP, certify
+from safelox.lowrank.result import Certificate, LowRank, Remainder
+
+EPSILON = torch.finfo(torch.float32).eps
+STEPS = torch.tensor([0.0, *(4.0**-i for i in range(25))], dtype=torch.float64)
+"""Distances above theta_k or theta_{k+1}, as shares of theta_1, at which the bounds are tried."""
+
+
+def certify_truncations(result: LowRank) -> tuple[tuple[Certificate, ...], bool]:
+    """The certificate of the first k directions for k = 1 to K, and whether every one meets the tolerances.
+
+    The last is the certificate that the result has, and is not judged again.
+    """
+    if result.remainder is None:
+        return (*_exact(result), result.certificate), True
+    theta, whole = result.singular_values.square(), result.certificate
+    lost, following = _bounds(theta, result.remainder, whole.energy)
+    certificates, all_accepted = [], True
+    for k in range(1, len(theta)):
+        bounds = (float(lost[k - 1]), float(theta[k]), float(following[k - 1]))
+        certificate, accepted = certify(whole.route, theta, bounds, k, whole.energy, whole.sweeps)
+        update = certificate.update_error_bound
+        certificates.append(
+            replace(
+                certificate,
+                # The factors are stored in fp32, which is all that separates a few well-parted directions from the best.
+                update_error_bound=None if update is None else update + 4 * EPSILON,
+                failure_probability=whole.failure_probability,
+            )
+        )
+        all_accepted &= accepted
+    return (*certificates, whole), all_accepted
+
+
+def _exact(result: LowRank) -> list[Certificate]:
+    values = result.singular_values.tolist()
+    captured = result.singular_values.square().cumsum(0).tolist()
+    return [
+        replace(
+            result.certificate,
+            captured=captured[k - 1],
+            update_error_bound=0.0 if values[k] <= (1 - GAP) * values[k - 1] else None,
+        )
+        for k in range(1, len(values))
+    ]
+
+
+def _bounds(theta: torch.Tensor, remainder: Remainder, energy: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Upper bounds of the energy lost by the first k directions and of the (k+1)-th eigenvalue, for k = 1 to K - 1.
+
+    Products in fp32 are allowed for as in `certificate.ritz_bounds`.
+    """
+    rounding = EPSILON * math.sqrt(float(theta[0]) * energy)
+    residuals, raised = remainder.residuals + rounding**2, theta + rounding
+    numbers = torch.arange(len(theta))
+    first = (numbers <= numbers[:-1, None])[:, None, :]
+    """(K - 1, 1, K): whether direction i is among the first k."""
+
+    def room(t: torch.Tensor) -> torch.Tensor:
+        """t - t_K - b(t), for t of shape (K - 1, number of steps)."""
+        distance = (t[:, :, None] - raised).clamp(min=0)
+        return t - remainder.outside - (residuals / distance).masked_fill(first, 0.0).sum(dim=2)
+
+    steps = float(theta[0]) * STEPS
+    t = theta[:-1, None] + steps
+    left = room(t)
+    excess = (t[:, :, None] - theta).clamp(min=0).masked_fill(~first, 0.0).sum(dim=2)
+    lost = excess + residuals.cumsum(0)[:-1, None] / left
+    t = raised[1:, None] + steps
+    following = t.masked_fill(room(t) < 0, math.inf)
+    return lost.masked_fill(left <= 0, math.inf).amin(dim=1), following.amin(dim=1)
