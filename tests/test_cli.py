@@ -70,6 +70,30 @@ def make_plan() -> HardenPlan:
     )
 
 
+def make_decomposition() -> DecomposeSummary:
+    record = SpectrumRecord(
+        name="a.weight",
+        expert=None,
+        rows=20,
+        columns=10,
+        route="svd",
+        delta_norm=1.0,
+        weight_norm=9.0,
+        singular_values=(1.0,),
+        energy_kept=0.75,
+    )
+    return DecomposeSummary(
+        file="sub space.safetensors",
+        rank=64,
+        matrices=(record,),
+        carried=(),
+        notes=(),
+        seconds={"work": 1.0},
+        peak_memory_bytes=10**6,
+        bytes_written=2000,
+    )
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Arguments of the calls of `harden`, which does nothing else, and of `plan_harden`."""
@@ -135,6 +159,64 @@ def test_harden_hands_everything_on(calls: list[dict[str, Any]]) -> None:
             "progress": NULL,
         }
     ]
+
+
+def test_decompose_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made: list[dict[str, Any]] = []
+
+    def record(*positional: Any, **named: Any) -> DecomposeSummary:
+        made.append({"positional": positional, **named})
+        return make_decomposition()
+
+    monkeypatch.setattr(importlib.import_module("safelox.subspace"), "decompose", record)
+    words = "decompose b a f -k 12 --include x --exclude z --no-embeddings --vocab common --device cuda --workers 3"
+    words += " --max-memory 1GiB --overwrite --force --allow-pickle --no-source-hashes --seed 7 --json"
+    assert main(words.split()) == 0
+    assert DecomposeSummary.model_validate_json(capsys.readouterr().out) == make_decomposition()
+    assert made[0].pop("progress") is not NULL
+    assert made == [
+        {
+            "positional": ("b", "a", Path("f")),
+            "rank": 12,
+            "include": ["x"],
+            "exclude": ["z"],
+            "embeddings": False,
+            "vocab": "common",
+            "device": "cuda",
+            "workers": 3,
+            "max_memory": 1024**3,
+            "overwrite": True,
+            "force": True,
+            "allow_pickle": True,
+            "hash_sources": False,
+            "seed": 7,
+            "command": f"safelox {words}",
+        }
+    ]
+
+
+def test_demo_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lab = importlib.import_module("safelox.lab.demo")
+    made: list[dict[str, Any]] = []
+
+    def record(*positional: Any, **named: Any) -> HardenPlan:
+        made.append({"positional": positional, **named})
+        return make_plan()
+
+    monkeypatch.setattr(lab, "demo", record)
+    monkeypatch.setattr(lab, "render", lambda result: f"{result.matrices} matrices")
+    assert main(["demo", "-q"]) == 0
+    assert main(["demo", "there", "-k", "3", "--coef", "0.25", "--seed", "7"]) == 0
+    assert capsys.readouterr().out == "7 matrices\n"
+    assert [call["positional"] for call in made] == [(Path("demo"),), (Path("there"),)]
+    assert [(call["rank"], call["coef"], call["seed"]) for call in made] == [(6, 0.5, 0), (3, 0.25, 7)]
+
+
+def test_a_dry_run_only_plans(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["harden", "b", "a", "o", "-k", "3", "--dtype", "bf16", "--dry-run"]) == 0
+    assert [call["positional"] for call in calls] == [("b", "a")]
+    assert (calls[0]["rank"], calls[0]["coef"], calls[0]["dtype"]) == (3, 1.25, "bf16")
+    assert "nothing was written" in capsys.readouterr().out
 
 
 def test_defaults_are_the_librarys() -> None:
@@ -380,28 +462,7 @@ def test_the_text_of_a_plan() -> None:
 
 
 def test_the_text_of_a_decomposition() -> None:
-    record = SpectrumRecord(
-        name="a.weight",
-        expert=None,
-        rows=20,
-        columns=10,
-        route="svd",
-        delta_norm=1.0,
-        weight_norm=9.0,
-        singular_values=(1.0,),
-        energy_kept=0.75,
-    )
-    summary = DecomposeSummary(
-        file="sub space.safetensors",
-        rank=64,
-        matrices=(record,),
-        carried=(),
-        notes=(),
-        seconds={"work": 1.0},
-        peak_memory_bytes=10**6,
-        bytes_written=2000,
-    )
-    text = render_decomposition(summary)
+    text = render_decomposition(make_decomposition())
     assert "1 matrix, 200 parameters" in text
     assert "least 75.0% (a.weight)" in text
     assert "--subspace 'sub space.safetensors'" in text
@@ -537,3 +598,14 @@ def test_progress_suits_where_it_goes(
     monkeypatch.setenv("TERM", term)
     with open_progress(quiet) as progress:
         assert isinstance(progress, kind)
+
+
+def test_from_the_command_line_to_a_result_that_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, aligned, _ = (str(folder) for folder in write_hardened(tmp_path))
+    out = str(tmp_path / "hardened")
+    assert main(["harden", base, aligned, out, "--json", "--max-memory", "4GB"]) == 0
+    summary = Summary.model_validate_json(capsys.readouterr().out)
+    assert summary.manifest.command == f"safelox harden {base} {aligned} {out} --json --max-memory 4GB"
+    assert main(["verify", out, "--recompute", "3", "-q"]) == 0
+    assert main(["harden", base, aligned, out]) == 1
+    assert "--overwrite" in capsys.readouterr().err

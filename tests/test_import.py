@@ -28,6 +28,8 @@ HOUSE = (
     "layout",
     "engine",
     "extrapolation",
+    "output",
+    "adapter_output",
     "subspace",
     "hardening",
     "verification",

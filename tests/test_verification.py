@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hardened import make_manifest, renew_hashes, rewrite_tensor, write_hardened, write_hardened_adapter
 from safelox.errors import CheckpointError, PrerequisiteError, UsageError
+from safelox.hardening import harden
 from safelox.manifest import read_manifest
 from safelox.verification import VerifyReport, distributions, reference, verify
 from safelox.verification.agreement import count_far
@@ -225,7 +227,7 @@ def test_directions_that_are_not_separate_are_compared_by_energy(tmp_path: Path)
         return verify(out, recompute=100)
 
     assert outcome(harden(2), "recomputed") is True
-    assert "too close to compare" in detail(harden(2), "recomputed")
+    assert "singular values at the cut differ by 0.0%" in detail(harden(2), "recomputed")
     assert outcome(harden(1), "recomputed") is False
     assert outcome(harden(3), "recomputed") is False
 
@@ -326,3 +328,11 @@ def test_comparing_without_transformers_says_what_to_install(
     monkeypatch.setattr(distributions, "find_spec", lambda _: None)
     with pytest.raises(PrerequisiteError, match=r"pip install 'safelox\[train\]'"):
         verify(folders[2], compare=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"rank": "full", "coef": 0.5}, {"coef": 0.0}, {"dtype": "fp32"}, {"rank": 2}])
+def test_what_harden_writes_passes_everything(tmp_path: Path, options: dict[str, Any]) -> None:
+    base, aligned, _ = write_hardened(tmp_path)
+    harden(str(base), str(aligned), tmp_path / "hardened", **options)
+    report = verify(tmp_path / "hardened", recompute=100)
+    assert all(check.ok for check in report.checks), report

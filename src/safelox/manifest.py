@@ -19,7 +19,7 @@ matrix is no larger than the rank (taken whole); or read from a subspace file.""
 class Record(BaseModel):
     """A frozen piece of the manifest; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings")
 
 
 class FileRecord(Record):
