@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py --shape 134m --kind decaying small flat --plain
     python benchmarks/speed.py --shape 617m --rounds 5
-    python benchmarks/speed.py --shape 134m --peer 'mergekit-extract-lora --model {aligned} --base-model {base} --out-path {out}'
+    python benchmarks/speed.py --shape 134m --peer 'some-command --model {aligned} --base {base} --out {out}'
 
 Everything runs in turn in the same minutes, since other work on a machine moves all figures alike; what counts are the
 ratios. Seconds of safelox are those of the work (reading, decomposing, writing and hashing the result); process start
@@ -80,9 +80,7 @@ def run(folder: Path, shape: str, kind: str, rounds: int, plain: bool, peers: li
     report("safelox, whole process", wholes, unit)
     if plains:
         report("plain full SVD, the work", plains, unit)
-        print(
-            f"  safelox does the work {plains[0] / statistics.median(works):.0f} times as fast as the plain implementation"
-        )
+        print(f"  the plain work takes {plains[0] / statistics.median(works):.0f} times as long as that of safelox")
     for peer, seconds in peer_seconds.items():
         report(shlex.split(peer)[0].rpartition("/")[2] + ", whole process", seconds, unit)
     print(f"  memory of safelox: {summary['peak_memory_bytes']} bytes, mapped: {summary['peak_mapped_bytes']} bytes")
