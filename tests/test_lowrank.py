@@ -24,7 +24,7 @@ RANK = 6
 
 
 def orthogonal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
-    basis, _ = torch.linalg.qr(torch.randn(rows, columns, generator=generator, dtype=torch.float64))
+    basis: torch.Tensor = torch.linalg.qr(torch.randn(rows, columns, generator=generator, dtype=torch.float64))[0]
     return basis
 
 

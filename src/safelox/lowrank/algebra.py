@@ -3,6 +3,10 @@
 import torch
 
 
+WELL_CONDITIONED = 1e-6
+"""Smallest eigenvalue of a Gram matrix of unit rows at which one round of orthonormalisation in fp64 is enough."""
+
+
 def rayleigh_ritz(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rayleigh-Ritz on the span of `basis` (p, n), orthonormal, whose images under H are `images` (p, n).
 
@@ -26,7 +30,7 @@ def orthonormal_rows(block: torch.Tensor, basis: torch.Tensor | None = None) -> 
         basis: (p, n), orthonormal rows, fp32.
     """
     length = torch.linalg.vector_norm(block, dim=1, keepdim=True)
-    rows = block[length[:, 0] > 0] / length[length[:, 0] > 0]
+    rows: torch.Tensor = block[length[:, 0] > 0] / length[length[:, 0] > 0]
     for _ in range(2):
         if basis is not None:
             rows = complement(rows, basis)
@@ -36,6 +40,8 @@ def orthonormal_rows(block: torch.Tensor, basis: torch.Tensor | None = None) -> 
         present = values > 1e-11
         turn = (vectors[:, present] / values[present].sqrt()).T
         rows = (turn.to(exact) @ exact).float()
+        if basis is None and bool((values > WELL_CONDITIONED).all()):
+            break
     return rows
 
 

@@ -8,7 +8,7 @@ import torch
 from safelox.lowrank.algebra import rayleigh_ritz
 from safelox.lowrank.blocks import IllScaledError, RowBlocks, block_bounds, checked_energy, sweep, transposed_sweep
 from safelox.lowrank.certificate import GAP, certify, ritz_bounds
-from safelox.lowrank.result import Certificate, LowRank
+from safelox.lowrank.result import Certificate, LowRank, Remainder
 
 GRAM_ROWS = 512
 """Rows that are held while all others are read against them."""
@@ -55,7 +55,9 @@ def gram_route(matrix: RowBlocks, rank: int, sweeps: int) -> LowRank:
     lost = min(lost, rank * slack + max(0.0, float(values[-rank:].sum()) - float(theta.sum())))
     bounds = (lost, outside - slack, following)
     certificate, _ = certify("gram", theta, bounds, rank, energy, sweeps + 2)
-    return LowRank(left.T.contiguous(), theta.sqrt(), right, replace(certificate, failure_probability=0.0))
+    certificate = replace(certificate, failure_probability=0.0)
+    remainder = Remainder(theta, torch.diagonal(residual_gram), torch.zeros_like(theta), following)
+    return LowRank(left.T.contiguous(), theta.sqrt(), right, certificate, remainder)
 
 
 def _column_gram(matrix: RowBlocks) -> torch.Tensor:

@@ -15,7 +15,8 @@ import torch
 from safelox.lowrank.algebra import complement, left_projection, orthonormal_rows, rayleigh_ritz
 from safelox.lowrank.blocks import IllScaledError, RowBlocks, sweep
 from safelox.lowrank.certificate import certify, eigenvalue_bound, ritz_bounds
-from safelox.lowrank.result import LowRank
+from safelox.lowrank.result import LowRank, Remainder
+from safelox.lowrank.truncation import certify_truncations
 
 MORE_DIRECTIONS = 24
 """The start has at least this many directions more than are asked for: fewer, wider passes are faster."""
@@ -31,7 +32,9 @@ SAMPLE_SWEEPS = 1
 SMALLEST_REFINED = 1e-8
 """Smallest theta_k / theta_1 at which D V is known well enough in fp32 for its directions to be used."""
 PROBE_POWER = 2
-"""Passes after which probes join the space and fresh ones replace them (later 1.5 times as many each time), if"""
+"""Passes after which probes join the space and fresh ones replace them,"""
+MORE_PATIENCE = 1.5
+"""each time after so many times as many passes, if"""
 MU_IN_THE_WAY = 0.8
 """their bound is still above this share of the k-th Ritz value: a large direction was missed, or the tail is flat."""
 
@@ -39,35 +42,38 @@ MU_IN_THE_WAY = 0.8
 class Krylov:
     """The block Krylov iteration. Bases are kept as rows: (p, columns)."""
 
-    def __init__(self, matrix: RowBlocks, rank: int, generator: torch.Generator) -> None:
+    def __init__(self, matrix: RowBlocks, rank: int, generator: torch.Generator, *, every_rank: bool = False) -> None:
+        """With `every_rank`, the first k directions have to meet the tolerances for every k up to the rank."""
         self.matrix = matrix
         self.rank = rank
+        self.every_rank = every_rank
         self.generator = generator
         self.sweeps = 0
         self.energy = 0.0
         self.basis = torch.empty(0, matrix.shape[1], device=matrix.device)
         self.images = self.basis
         self.left = torch.empty(0, matrix.shape[0], device=matrix.device)
+        self.probes = self.basis
+        self.power = 0
 
     def run(self) -> LowRank | None:
         """The certified result, or None where the space grew too large without one."""
         block = self._start()
-        patience = PROBE_POWER
-        self._draw_probes(block)
-        while True:
-            self._extend(block)
-            result = self._certified()
-            if result is not None:
-                return result
+        self._extend(block)  # without probes: they tell more once the space is good
+        patience = PROBE_POWER / MORE_PATIENCE
+        while len(self.basis) + len(block) <= MAX_KRYLOV_COLUMNS and self.sweeps < MAX_SWEEPS:
             block = self.images[-len(block) :]
-            if self.power >= patience and self.mu > MU_IN_THE_WAY * self.theta_k:
-                patience = math.ceil(patience * 1.5)
+            if self.power == 0 or (self.power >= patience and self.mu > MU_IN_THE_WAY * self.theta_k):
+                patience *= MORE_PATIENCE
                 block = orthonormal_rows(torch.cat([block, self.probes]), self.basis)
                 self._draw_probes(torch.cat([self.basis, block]))
             else:
                 block = orthonormal_rows(block, self.basis)
-            if len(self.basis) + len(block) > MAX_KRYLOV_COLUMNS or self.sweeps >= MAX_SWEEPS:
-                return None
+            self._extend(block)
+            result = self._certified()
+            if result is not None:
+                return result
+        return None
 
     def _gaussian(self, count: int) -> torch.Tensor:
         values = torch.randn(count, self.matrix.shape[1], generator=self.generator)
@@ -104,6 +110,8 @@ class Krylov:
         self.basis = torch.cat([self.basis, block])
         self.images = torch.cat([self.images, image[: len(block)]])
         self.left = torch.cat([self.left, left])
+        if not len(self.probes):
+            return
         self.power += 1
         powered = complement(image[len(block) :], self.judged).double()
         gram = powered @ powered.T
@@ -124,13 +132,16 @@ class Krylov:
         bounds = (lost, float(theta[rank]) if rank < len(theta) else 0.0, following)
         # D V V^T would do, but U U^T D with U = orth(D V) costs no pass and keeps what the residuals hold as well.
         refined = float(theta[rank - 1]) > SMALLEST_REFINED * float(theta[0])
-        gain = float((torch.diagonal(residual_gram)[:rank] / theta[:rank]).sum()) if refined else 0.0
+        residuals = torch.diagonal(residual_gram)[:rank]
+        gains = residuals / theta[:rank] if refined else torch.zeros_like(residuals)
+        gain = float(gains.sum())
         certificate, accepted = certify("krylov", theta, bounds, rank, self.energy, self.sweeps, gain)
-        if not accepted:
+        remainder = Remainder(theta[:rank], residuals, gains, following)
+        if not accepted or (self.every_rank and not certify_truncations(certificate, remainder)[1]):
             return None
         leading = turned[:rank].float()
         left = leading @ self.left
         if not refined:
-            return LowRank(left.T.contiguous(), theta[:rank].sqrt(), leading @ self.basis, certificate)
+            return LowRank(left.T.contiguous(), theta[:rank].sqrt(), leading @ self.basis, certificate, remainder)
         left, values, right = left_projection(left, leading @ self.images)
-        return LowRank(left.T.contiguous(), values, right, certificate)
+        return LowRank(left.T.contiguous(), values, right, certificate, remainder)

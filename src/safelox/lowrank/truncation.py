@@ -25,55 +25,49 @@ STEPS = torch.tensor([0.0, *(4.0**-i for i in range(25))], dtype=torch.float64)
 """Distances above theta_k or theta_{k+1}, as shares of theta_1, at which the bounds are tried."""
 
 
-def certify_truncations(result: LowRank) -> tuple[tuple[Certificate, ...], bool]:
-    """The certificate of the first k directions for k = 1 to K, and whether every one meets the tolerances.
+def truncation_certificates(result: LowRank) -> list[Certificate]:
+    """The certificates of the first k directions of a decomposition, for k = 1 to its rank."""
+    whole = result.certificate
+    if result.remainder is not None:
+        return [*certify_truncations(whole, result.remainder)[0], whole]
+    values, captured = result.singular_values.tolist(), result.singular_values.square().cumsum(0).tolist()
+    exact = [0.0 if after <= (1 - GAP) * value else None for value, after in zip(values, values[1:], strict=False)]
+    return [*(replace(whole, captured=captured[i], update_error_bound=exact[i]) for i in range(len(exact))), whole]
 
-    The last is the certificate that the result has, and is not judged again.
+
+def certify_truncations(whole: Certificate, remainder: Remainder) -> tuple[list[Certificate], bool]:
+    """The certificates of the first k directions for k below the rank, and whether all of them meet the tolerances.
+
+    Args:
+        whole: certificate of all directions.
     """
-    if result.remainder is None:
-        return (*_exact(result), result.certificate), True
-    theta, whole = result.singular_values.square(), result.certificate
-    lost, following = _bounds(theta, result.remainder, whole.energy)
+    theta, gains = remainder.ritz_values, remainder.gains.cumsum(0).tolist()
+    lost, following = _bounds(remainder, whole.energy)
     certificates, all_accepted = [], True
     for k in range(1, len(theta)):
         bounds = (float(lost[k - 1]), float(theta[k]), float(following[k - 1]))
-        certificate, accepted = certify(whole.route, theta, bounds, k, whole.energy, whole.sweeps)
-        update = certificate.update_error_bound
-        certificates.append(
-            replace(
-                certificate,
-                # The factors are stored in fp32, which is all that separates a few well-parted directions from the best.
-                update_error_bound=None if update is None else update + 4 * EPSILON,
-                failure_probability=whole.failure_probability,
-            )
-        )
+        certificate, accepted = certify(whole.route, theta, bounds, k, whole.energy, whole.sweeps, gains[k - 1])
         all_accepted &= accepted
-    return (*certificates, whole), all_accepted
-
-
-def _exact(result: LowRank) -> list[Certificate]:
-    values = result.singular_values.tolist()
-    captured = result.singular_values.square().cumsum(0).tolist()
-    return [
-        replace(
-            result.certificate,
-            captured=captured[k - 1],
-            update_error_bound=0.0 if values[k] <= (1 - GAP) * values[k - 1] else None,
+        update = certificate.update_error_bound
+        if update is not None:  # of a few well parted directions, nothing but rounding of the factors is wrong
+            update += 4 * EPSILON
+        certificates.append(
+            replace(certificate, update_error_bound=update, failure_probability=whole.failure_probability)
         )
-        for k in range(1, len(values))
-    ]
+    return certificates, all_accepted
 
 
-def _bounds(theta: torch.Tensor, remainder: Remainder, energy: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Upper bounds of the energy lost by the first k directions and of the (k+1)-th eigenvalue, for k = 1 to K - 1.
+def _bounds(remainder: Remainder, energy: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Upper bounds of the energy lost by D V_k V_k^T and of the (k+1)-th eigenvalue of H, for k below the rank.
 
-    Products in fp32 are allowed for as in `certificate.ritz_bounds`.
+    Products in fp32 are allowed for as in `certificate.ritz_bounds`, and as much again for vectors that are orthonormal
+    up to their rounding only: leading directions are known so well that this is all there is.
     """
-    rounding = EPSILON * math.sqrt(float(theta[0]) * energy)
+    theta = remainder.ritz_values
+    rounding = 2 * EPSILON * math.sqrt(float(theta[0]) * energy)
     residuals, raised = remainder.residuals + rounding**2, theta + rounding
     numbers = torch.arange(len(theta))
-    first = (numbers <= numbers[:-1, None])[:, None, :]
-    """(K - 1, 1, K): whether direction i is among the first k."""
+    first = (numbers <= numbers[:-1, None])[:, None, :]  # (K - 1, 1, K): whether direction i is among the first k
 
     def room(t: torch.Tensor) -> torch.Tensor:
         """t - t_K - b(t), for t of shape (K - 1, number of steps)."""
@@ -84,7 +78,7 @@ def _bounds(theta: torch.Tensor, remainder: Remainder, energy: float) -> tuple[t
     t = theta[:-1, None] + steps
     left = room(t)
     excess = (t[:, :, None] - theta).clamp(min=0).masked_fill(~first, 0.0).sum(dim=2)
-    lost = excess + residuals.cumsum(0)[:-1, None] / left
+    lost = (excess + residuals.cumsum(0)[:-1, None] / left).masked_fill(left <= 0, math.inf)
     t = raised[1:, None] + steps
     following = t.masked_fill(room(t) < 0, math.inf)
-    return lost.masked_fill(left <= 0, math.inf).amin(dim=1), following.amin(dim=1)
+    return lost.amin(dim=1), following.amin(dim=1)
