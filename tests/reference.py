@@ -50,14 +50,15 @@ def spacing(values: Tensor, dtype: torch.dtype) -> Tensor:
     """The distance, in fp64, of values of this size to the next ones of the dtype."""
     finfo = torch.finfo(dtype)
     exponent = torch.frexp(values.double().abs().clamp(min=finfo.tiny)).exponent - 1
-    return torch.ldexp(torch.tensor(finfo.eps, dtype=torch.float64), exponent)
+    return finfo.eps * torch.exp2(exponent.double())
 
 
 def decaying_pair(
     shape: tuple[int, int], *, generator: torch.Generator, ratio: float = 0.8, size: float = 0.05
 ) -> tuple[Tensor, Tensor]:
-    """A base matrix and an aligned one in fp64; each singular value of their difference is `ratio` times the one before.
+    """A base matrix and an aligned one, both in fp64.
 
+    ratio: of each singular value of their difference to the one before it.
     size: ||delta|| / ||base||.
     """
     rows, columns = shape

@@ -29,6 +29,7 @@ HOUSE = (
     "engine",
     "extrapolation",
     "output",
+    "adapter_targets",
     "adapter_output",
     "subspace",
     "hardening",

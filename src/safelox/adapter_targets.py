@@ -11,13 +11,13 @@ transformers need not be installed here:
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from safelox.checkpoint import Adapter, Checkpoint, TensorInfo
 from safelox.checkpoint.contents import EMBEDDING, LINEAR, PREFIX
-from safelox.checkpoint.matching import CONV1D
+from safelox.checkpoint.matching import CONV1D, StoredFactors
 from safelox.errors import UsageError
 from safelox.pairing.naming import EXPERT_PARTS, Anatomy, count, module, some
 
@@ -27,8 +27,13 @@ BARE = {"gpt2": "transformer", "openai-gpt": "transformer", "bloom": "transforme
 FEED_FORWARD = EXPERT_PARTS | {"mlp", "feed_forward", "ffn", "shared_mlp"}
 """Parts of names that belong to the feed-forward block of a layer."""
 
+MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+"""model_types whose out_proj PEFT refuses to adapt."""
+
 RENAMED_LANGUAGE_MODEL = "model.language_model."
 """What transformers 5 puts before the text part of every multimodal model, and some files have already."""
+
+Kind = Literal["linear", "conv1d", "embedding"]
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -39,7 +44,7 @@ class LoraTarget:
 
     module: str
     """Its full name."""
-    kind: Literal["linear", "conv1d", "embedding"]
+    kind: Kind
 
     @property
     def transposed(self) -> bool:
@@ -57,24 +62,25 @@ def find_targets(aligned: Checkpoint, names: Sequence[str]) -> dict[str, LoraTar
     """The module that each of these tensors is the weight of.
 
     Raises:
-        UsageError: lists the tensors that no adapter can hold, each with the reason, and the options that leave them out.
+        UsageError: lists the tensors that no adapter can hold, with the reasons and the options that leave them out.
     """
     anatomy = Anatomy(aligned)
-    reasons = {name: reason for name in names if (reason := _refusal(anatomy.tensors[name], anatomy)) is not None}
-    if reasons:
-        raise UsageError(_refusal_text(reasons))
     prefix = _missing_prefix(anatomy)
+    mixture = any(not EXPERT_PARTS.isdisjoint(name.split(".")) for name in anatomy.tensors)
     conv1d = CONV1D.get(str(anatomy.config.get("model_type")), ())
-    targets = {}
+    targets, reasons = {}, {}
     for name in names:
-        kind: Literal["linear", "conv1d", "embedding"] = "linear"
-        if name in anatomy.tables and name not in anatomy.heads:
-            kind = "embedding"
-        elif module(name) in conv1d:
-            kind = "conv1d"
-        path = name.removesuffix(".weight")
-        bare = prefix and name not in anatomy.heads and not name.startswith(f"{prefix}.")
-        targets[name] = LoraTarget(f"{prefix}.{path}" if bare else path, kind)
+        reason = _refusal(anatomy.tensors[name], anatomy, mixture)
+        if reason is not None:
+            reasons[name] = reason
+        elif prefix is None and name not in anatomy.heads:
+            reasons[name] = "in a file of the bare model: save the model with its head, which gives modules their names"
+        else:
+            path = name.removesuffix(".weight")
+            bare = prefix and name not in anatomy.heads and not name.startswith(f"{prefix}.")
+            targets[name] = LoraTarget(f"{prefix}.{path}" if bare else path, _kind(name, anatomy, conv1d))
+    if reasons:
+        raise UsageError(_refusal_text(reasons, len(names)))
     return targets
 
 
@@ -86,13 +92,27 @@ def targets_of(adapter: Adapter) -> dict[str, LoraTarget]:
         assert first is not None, f"{name} is a bias"
         embedding = first.name.endswith(EMBEDDING[0])
         path = first.name.removeprefix(PREFIX).removesuffix(EMBEDDING[0] if embedding else LINEAR[0]).removesuffix(".")
-        kind: Literal["linear", "conv1d", "embedding"] = "conv1d" if factors.transposed else "linear"
+        kind: Kind = "conv1d" if factors.transposed else "linear"
         targets[name] = LoraTarget(path, "embedding" if embedding else kind)
     return targets
 
 
-def _refusal(tensor: TensorInfo, anatomy: Anatomy) -> str | None:
-    """Why a tensor cannot be the weight of a module that PEFT and vLLM adapt; None if it can."""
+def stored_rank(factors: StoredFactors) -> int:
+    """The rank of the factors that an adapter stores for one matrix."""
+    return factors.right.shape[-1 if factors.transposed else 0]
+
+
+def _kind(name: str, anatomy: Anatomy, conv1d: Collection[str]) -> Kind:
+    if name in anatomy.tables and name not in anatomy.heads:
+        return "embedding"
+    return "conv1d" if module(name) in conv1d else "linear"
+
+
+def _refusal(tensor: TensorInfo, anatomy: Anatomy, mixture: bool) -> str | None:
+    """Why a tensor is not known to be the weight of a module that PEFT and vLLM adapt; None if it is.
+
+    mixture: whether the model has experts.
+    """
     name, parts = tensor.name, tensor.name.split(".")
     if len(tensor.shape) != 2 or anatomy.stacked_experts(tensor) is not None:
         return "several matrices in one tensor, where a LoRA has two factors for one layer"
@@ -100,22 +120,18 @@ def _refusal(tensor: TensorInfo, anatomy: Anatomy) -> str | None:
         return "not the weight of a layer"
     extra = anatomy.extra(name)
     if extra is not None:
-        return f"{extra}, for which the names of modules are not known"
-    if _has_experts(anatomy.tensors) and not FEED_FORWARD.isdisjoint(parts):
+        return f"{extra}, whose modules may have other names"
+    if mixture and not FEED_FORWARD.isdisjoint(parts):
         return "in a feed-forward block beside experts, which transformers 5 fuses and PEFT takes for one another"
-    if anatomy.multimodal and not name.startswith(RENAMED_LANGUAGE_MODEL) and name not in anatomy.heads:
-        return "in a multimodal model, where transformers renames it"
+    if anatomy.multimodal and not name.startswith(RENAMED_LANGUAGE_MODEL) and name != "lm_head.weight":
+        return "in a multimodal model, whose modules have other names"
     if module(name) == "embed_positions":
-        return "a table of positions that is read with an offset, which PEFT leaves out"
+        return "a table of positions that is read with an offset, which PEFT would leave out"
+    if module(name) == "out_proj" and anatomy.config.get("model_type") in MAMBA:
+        return "read past its layer by Mamba's kernels, so that PEFT refuses to adapt it"
     if module(name) == "embed_out":
-        return "named differently by the versions of transformers"
-    if anatomy.embeddings and name not in anatomy.heads and _missing_prefix(anatomy) is None:
-        return "in a file of the bare model, whose modules have longer names (save the model with its head to get them)"
+        return "a module that versions of transformers name differently"
     return None
-
-
-def _has_experts(names: Iterable[str]) -> bool:
-    return any(not EXPERT_PARTS.isdisjoint(name.split(".")) for name in names)
 
 
 def _missing_prefix(anatomy: Anatomy) -> str | None:
@@ -125,16 +141,17 @@ def _missing_prefix(anatomy: Anatomy) -> str | None:
     return BARE.get(model_type, None if at_root else "")
 
 
-def _refusal_text(reasons: Mapping[str, str]) -> str:
+def _refusal_text(reasons: Mapping[str, str], selected: int) -> str:
+    """What to tell of the tensors with these reasons, out of so many that are to be extrapolated."""
     lines = ["an adapter cannot hold everything that is to be extrapolated:"]
     for reason in dict.fromkeys(reasons.values()):
         names = [name for name, other in reasons.items() if other == reason]
         lines.append(f"- {count(len(names), 'tensor')} ({some(names, limit=2)}): {reason}")
-    options = " ".join(f"--exclude '{pattern}'" for pattern in patterns_of(reasons))
-    lines.append(f"Leave them as aligned with {options}, or write a whole model, without --adapter.")
+    if len(reasons) == selected:
+        lines.append("That is all of it: write a whole model, without --adapter.")
+    else:
+        # One glob for all layers and experts.
+        patterns = dict.fromkeys(NUMBER.sub("*", name) for name in reasons)
+        options = " ".join(f"--exclude '{pattern}'" for pattern in patterns)
+        lines.append(f"Leave them as aligned with {options}, or write a whole model, without --adapter.")
     return "\n".join(lines)
-
-
-def patterns_of(names: Collection[str]) -> list[str]:
-    """Globs for tensors, one for all layers and experts."""
-    return list(dict.fromkeys(NUMBER.sub("*", name) for name in names))

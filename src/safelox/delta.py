@@ -58,16 +58,17 @@ class DeltaRows:
     def _sources(self, start: int, stop: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if self._on_device:
             return self._on_device[0][start:stop:step], self._on_device[1][start:stop:step]
-        return self._read_aligned(start, stop)[::step], self._read_base(start, stop)[::step]
+        return self._read_aligned(start, stop, step), self._read_base(start, stop, step)
 
-    def _read_aligned(self, start: int, stop: int) -> torch.Tensor:
-        return self._aligned.rows(self.matrix.name, self.matrix.start + start, self.matrix.start + stop)
+    def _read_aligned(self, start: int, stop: int, step: int = 1) -> torch.Tensor:
+        matrix = self.matrix
+        return _rows(self._aligned, matrix.name, matrix.start + start, matrix.start + stop, step)
 
-    def _read_base(self, start: int, stop: int) -> torch.Tensor:
+    def _read_base(self, start: int, stop: int, step: int = 1) -> torch.Tensor:
         matrix = self.matrix
         if matrix.row_map is not None:
-            return self._base.rows(matrix.base_name)[matrix.row_map[start:stop].clamp(min=0)]
-        return self._base.rows(matrix.base_name, matrix.base_start + start, matrix.base_start + stop)
+            return self._base.rows(matrix.base_name)[matrix.row_map[start:stop:step].clamp(min=0)]
+        return _rows(self._base, matrix.base_name, matrix.base_start + start, matrix.base_start + stop, step)
 
     def _buffers(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Two buffers for `rows` rows; those for whole blocks are kept."""
@@ -82,6 +83,13 @@ class DeltaRows:
                 return fresh
             self._scratch = fresh
         return self._scratch[0][:rows], self._scratch[1][:rows]
+
+
+def _rows(checkpoint: Checkpoint, name: str, start: int, stop: int, step: int) -> torch.Tensor:
+    """Rows start, start + step, ... below stop."""
+    if step > 1 and checkpoint.lora(name) is not None:  # these are computed: no others are
+        return torch.cat([checkpoint.rows(name, row, row + 1) for row in range(start, stop, step)])
+    return checkpoint.rows(name, start, stop)[::step]
 
 
 def exact_factors(base: Checkpoint, aligned: Checkpoint, matrix: Matrix) -> LoraFactors | None:

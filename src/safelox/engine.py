@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
@@ -40,6 +41,12 @@ class Pair:
     base: Checkpoint
     aligned: Checkpoint
     pairing: Pairing
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the files of both models lie, adapters included."""
+        sides = self.base, self.aligned
+        return [side.folder for side in sides] + [side.adapter.folder for side in sides if side.adapter is not None]
 
 
 @contextmanager
@@ -120,18 +127,25 @@ Decompose = Callable[[DeltaRows, int], tuple[LowRank, Route]]
 """Gives the leading directions of a delta, as many as asked for, and the route by which they were found."""
 
 
-def decompose_matrix(models: Pair, seed: int, delta: DeltaRows, rank: int) -> tuple[LowRank, Route]:
+def decompose_matrix(
+    models: Pair, seed: int, delta: DeltaRows, rank: int, *, every_rank: bool = False
+) -> tuple[LowRank, Route]:
     """The leading `rank` directions of a delta, and the route by which they were found: a `Decompose` once bound.
+
+    Args:
+        every_rank: whether the first k directions have to meet the tolerances for every k up to the rank.
 
     Raises:
         CheckpointError: a value is not finite.
     """
     factors = exact_factors(models.base, models.aligned, delta.matrix)
     if factors is not None:
+        if not bool(factors.a.isfinite().all() & factors.b.isfinite().all()):
+            raise not_finite(delta.matrix.label)
         kept = min(rank, len(factors.a))
         return factored_svd(factors.b * factors.scale, factors.a, kept), "factors"
     try:
-        result = top_singular(delta, rank, name=delta.matrix.seed_name, seed=seed)
+        result = top_singular(delta, rank, name=delta.matrix.seed_name, seed=seed, every_rank=every_rank)
     except ValueError:
         raise not_finite(delta.matrix.label) from None
     return result, result.certificate.route

@@ -16,7 +16,7 @@ BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 """Integers as wide as a value, by its bytes: equal bits are cheaper to count than equal values."""
 
 Write = Callable[[int, torch.Tensor], None]
-"""Takes the number of a row and the rows of the result from there on: contiguous, on the CPU, valid until it returns."""
+"""Takes the number of a row and the rows of the result from there on: contiguous, on the CPU, valid till it returns."""
 
 
 def extrapolate(delta: DeltaRows, method: Lox, decompose: Decompose, dtype: torch.dtype, write: Write) -> MatrixRecord:
@@ -60,16 +60,18 @@ def add_part(
     for start, stop in block_bounds(*delta.shape):
         rows = result.rows(start, stop)
         if write is not None:
-            _refuse_overflow(rows, delta.matrix.label)
+            result.refuse_overflow(rows)
             write(start, rows.cpu())
     return result.record(route)
 
 
-def _refuse_overflow(rows: torch.Tensor, label: str) -> None:
-    if rows.dtype == torch.float16 and not bool(rows.isfinite().all()):
-        raise CheckpointError(
-            f"tensor {label}: a value of the result is beyond 65504, the largest of fp16. Use --dtype bf16 or fp32."
-        )
+def too_large(label: str, dtype: torch.dtype) -> CheckpointError:
+    """The error of a value of the result that is beyond the largest of its dtype."""
+    way_out = "Use --dtype bf16 or fp32." if dtype == torch.float16 else "Use a smaller --coef."
+    return CheckpointError(
+        f"tensor {label}: a value of the result is beyond {torch.finfo(dtype).max:.6g}, the largest of "
+        f"{str(dtype).removeprefix('torch.')}. {way_out}"
+    )
 
 
 class _Result:
@@ -96,7 +98,7 @@ class _Result:
         stored = self.delta.aligned(start, stop)
         total, rounded = self._sum[: stop - start], self._rounded[: stop - start]
         total.copy_(stored)
-        self._weight_norms.append(float(torch.linalg.vector_norm(total)))
+        self._weight_norms.append(_finite_norm(total, self.delta.matrix.label))
         kept = stored if stored.dtype == self.dtype else stored.to(self.dtype)
         if self._add(total, start, stop):
             rounded.copy_(total)
@@ -106,6 +108,20 @@ class _Result:
         else:
             rounded.copy_(kept)
         return rounded
+
+    def refuse_overflow(self, rows: torch.Tensor) -> None:
+        """Raise CheckpointError if a value of the rows that `rows` gave last is beyond the largest of its dtype."""
+        # No entry of a matrix is larger than its norm, so that most blocks need not be looked at.
+        bound = self._weight_norms[-1] + self.coef * self._delta_norm
+        if bound > torch.finfo(self.dtype).max and not bool(rows.isfinite().all()):
+            raise too_large(self.delta.matrix.label, self.dtype)
+
+    @property
+    def _delta_norm(self) -> float:
+        """Frobenius norm of the delta, as far as it is known."""
+        if self.decomposition is not None:
+            return math.sqrt(self.decomposition.certificate.energy)
+        return math.hypot(*self._delta_norms)
 
     def _add(self, total: torch.Tensor, start: int, stop: int) -> bool:
         """Add the extrapolated part of these rows; whether there was anything to add."""
@@ -117,9 +133,7 @@ class _Result:
         if self.decomposition is not None:
             return False
         change = self.delta.block(start, stop)
-        norm = float(torch.linalg.vector_norm(change))
-        if not math.isfinite(norm):
-            raise not_finite(self.delta.matrix.label)
+        norm = _finite_norm(change, self.delta.matrix.label)
         self._delta_norms.append(norm)
         if norm and self.coef:
             total.add_(change, alpha=self.coef)
@@ -133,10 +147,12 @@ class _Result:
 
     def record(self, route: Route) -> MatrixRecord:
         matrix, decomposition = self.delta.matrix, self.decomposition
+        rank: int | None = None
+        values: tuple[float, ...] = ()
+        update_error: float | None = 0.0
         if decomposition is None:
-            energy = math.fsum(norm**2 for norm in self._delta_norms)
-            rank, values, captured = None, (), energy
-            lost, update_error, failure, sweeps = 0.0, 0.0, 0.0, 1
+            energy = self._delta_norm**2
+            captured, lost, failure, sweeps = energy, 0.0, 0.0, 1
         else:
             certificate = decomposition.certificate
             energy, captured = certificate.energy, certificate.captured
@@ -152,7 +168,7 @@ class _Result:
             rank=rank,
             singular_values=values,
             delta_norm=math.sqrt(energy),
-            weight_norm=math.sqrt(math.fsum(norm**2 for norm in self._weight_norms)),
+            weight_norm=math.hypot(*self._weight_norms),
             energy_kept=captured / energy if energy else math.nan,
             energy_lost_bound=lost / energy if energy else 0.0,
             update_error_bound=update_error,
@@ -161,3 +177,17 @@ class _Result:
             entries=matrix.rows * matrix.columns,
             entries_changed=self.changed,
         )
+
+
+def _finite_norm(values: torch.Tensor, label: str) -> float:
+    """The Frobenius norm, also where squares leave the range of fp32.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    norm = float(torch.linalg.vector_norm(values))
+    if not 1e-15 < norm < 1e15:
+        norm = float(torch.linalg.vector_norm(values, dtype=torch.float64))
+    if not math.isfinite(norm):
+        raise not_finite(label)
+    return norm

@@ -5,7 +5,6 @@ import json
 import math
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -27,7 +26,8 @@ from safelox.engine import (
     worker_count,
 )
 from safelox.hashing import hash_files, source_records
-from safelox.machine import MemoryWatch, chosen_device, environment, process_age, resident_memory
+from safelox.layout import check_dtype
+from safelox.machine import Clock, MemoryWatch, chosen_device, environment, resident_memory
 from safelox.manifest import (
     FORMAT,
     CarriedRecord,
@@ -44,6 +44,7 @@ from safelox.progress import NULL, Progress
 from safelox.subspace import Subspace
 from safelox.summary import HardenPlan, Summary
 from safelox.writer import FileHash, Target
+from safelox.writer.disk import explained
 
 
 def harden(
@@ -93,9 +94,10 @@ def harden(
     Raises:
         SafeloxError: one of its kinds; nothing then stands under the final name that was not there before.
     """
-    clock = _Clock()
+    clock = Clock()
     method = Lox(rank, coef)
     torch_device = chosen_device(device)
+    check_dtype(dtype)
     with ExitStack() as stack:
         memory = stack.enter_context(MemoryWatch())
         models = stack.enter_context(
@@ -110,7 +112,7 @@ def harden(
             )
         )
         decompose: Decompose = partial(decompose_matrix, models, seed)
-        subspace_record = None
+        opened, subspace_record = None, None
         if subspace is not None:
             opened = stack.enter_context(Subspace.open(Path(subspace), models, method))
             decompose, subspace_record = opened.decompose, hash_files({"subspace": Path(subspace)})["subspace"]
@@ -119,6 +121,8 @@ def harden(
             output = AdapterOutput(models, method, decompose, torch_device, dtype)
         else:
             output = ModelOutput(models, method, decompose, torch_device, dtype)
+        models = output.models
+        method.check_rank((matrix.rows, matrix.columns) for matrix in models.pairing.matrices)
         team = worker_count(models, workers, max_memory)
         if not force:
             check_kinship(models)
@@ -140,14 +144,17 @@ def harden(
             output.files,
             fingerprint=_fingerprint(models, output, record, described),
             overwrite=overwrite,
-            sources=_source_folders(models),
+            sources=models.folders,
         ) as target:
             clock.lap("plan")
             sources = source_records(models.base, models.aligned, hash_sources, progress)
+            if opened is not None:
+                opened.compare_sources(*sources)
             clock.lap("hash_sources")
             _write_items(output, target, team, progress)
             clock.lap("work")
-            output.add_other_files(target)
+            with explained(target.folder):
+                output.add_other_files(target)
             manifest = Manifest(
                 format=FORMAT,
                 safelox=safelox.__version__,
@@ -197,11 +204,14 @@ def plan_harden(
     """What `harden` would do with the same arguments: only headers are read, and nothing is written."""
     method = Lox(rank, coef)
     torch_device = chosen_device(device)
+    check_dtype(dtype)
     with open_pair(
         base, aligned, include=include, exclude=exclude, embeddings=embeddings, vocab=vocab, allow_pickle=allow_pickle
     ) as models:
         kind = AdapterOutput if adapter else ModelOutput
         output = kind(models, method, partial(decompose_matrix, models, 0), torch_device, dtype)
+        models = output.models
+        method.check_rank((matrix.rows, matrix.columns) for matrix in models.pairing.matrices)
         team = worker_count(models, workers, max_memory)
         matrices = models.pairing.matrices
         others = 0 if adapter else sum(path.stat().st_size for path in models.aligned.other_files().values())
@@ -252,14 +262,16 @@ def _write_items(output: Output, target: Target, workers: int, progress: Progres
 
 def _finish(target: Target, manifest: Manifest) -> Manifest:
     """Write the model card and the manifest, and give the folder its name."""
-    card_note = write_card(target.folder, manifest)
+    with explained(target.folder):
+        card_note = write_card(target.folder, manifest)
     notes = manifest.notes if card_note is None else (*manifest.notes, card_note)
 
     def last(hashes: dict[str, FileHash]) -> None:
         nonlocal manifest
         files = {name: FileRecord(bytes=entry.bytes, sha256=entry.sha256) for name, entry in hashes.items()}
         manifest = manifest.model_copy(update={"files": files, "notes": notes})
-        manifest.write(target.folder)
+        with explained(target.folder):
+            manifest.write(target.folder)
 
     target.finish(last)
     return manifest
@@ -272,21 +284,3 @@ def _matrix_records(output: Output, target: Target) -> tuple[MatrixRecord, ...]:
 
 def _carried_records(carried: Sequence[Carried]) -> tuple[CarriedRecord, ...]:
     return tuple(CarriedRecord(name=item.name, reason=item.reason) for item in carried)
-
-
-def _source_folders(models: Pair) -> list[Path]:
-    folders = [models.base.folder, models.aligned.folder]
-    return folders + [model.adapter.folder for model in (models.base, models.aligned) if model.adapter is not None]
-
-
-class _Clock:
-    """Wall time by phase, from the start of the process."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {"startup": process_age()}
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = now - self._last
-        self._last = now

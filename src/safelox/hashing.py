@@ -25,8 +25,8 @@ def hash_files(
     try:
         total = sum(path.stat().st_size for path in files.values())
         with progress.task(description, total, "B") as task, ThreadPoolExecutor(THREADS) as pool:
-            records = pool.map(lambda item: _hash_file(*item, task), files.items())
-            return dict(zip(files, records, strict=True))
+            futures = {name: pool.submit(_hash_file, name, path, task) for name, path in files.items()}
+            return {name: future.result() for name, future in futures.items()}
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 

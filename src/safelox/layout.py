@@ -7,6 +7,7 @@ from typing import Any
 
 from safelox.checkpoint import DTYPES, Checkpoint, Shard, build_header
 from safelox.checkpoint.header import size_in_bytes
+from safelox.errors import UsageError
 from safelox.writer import FilePlan
 
 REQUESTED_DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
@@ -31,16 +32,22 @@ class Layout:
 
     files: tuple[FilePlan, ...]
     places: Mapping[str, Place]
-    index: tuple[str, str] | None
-    """Name and text of the index; None for a model in one file."""
+    index: tuple[str, bytes] | None
+    """Name and content of the index; None for a model in one file."""
 
     @property
     def size_bytes(self) -> int:
         return sum(file.size for file in self.files)
 
 
+def check_dtype(dtype: str | None) -> None:
+    """Raise UsageError unless the result can be asked for in this dtype."""
+    if dtype is not None and dtype not in REQUESTED_DTYPES:
+        raise UsageError(f"dtype {dtype!r}: expected one of {', '.join(REQUESTED_DTYPES)}.")
+
+
 def plan_layout(aligned: Checkpoint, dtype: str | None) -> Layout:
-    """ALIGNED's files with ALIGNED's very headers, unless a dtype or an adapter changes the size of a tensor.
+    """ALIGNED's files with ALIGNED's very headers, unless another dtype is asked for.
 
     Args:
         dtype: "bf16", "fp16" or "fp32" for all floating tensors, or None to keep each as it is stored.
@@ -48,7 +55,7 @@ def plan_layout(aligned: Checkpoint, dtype: str | None) -> Layout:
     files: list[FilePlan] = []
     places: dict[str, Place] = {}
     for number, shard in enumerate(aligned.shards):
-        wanted = [(t.name, _output_dtype(t.dtype, dtype), aligned.tensors[t.name].shape) for t in shard.tensors]
+        wanted = [(t.name, _output_dtype(t.dtype, dtype), t.shape) for t in shard.tensors]
         same = wanted == [(t.name, t.dtype, t.shape) for t in shard.tensors]
         header = shard.header if same else build_header(wanted, _metadata(shard))
         position = len(header)
@@ -71,22 +78,22 @@ def _metadata(shard: Shard) -> dict[str, str] | None:
     return entries.get("__metadata__")
 
 
-def _index(aligned: Checkpoint, files: list[FilePlan], places: Mapping[str, Place]) -> tuple[str, str] | None:
+def _index(aligned: Checkpoint, files: list[FilePlan], places: Mapping[str, Place]) -> tuple[str, bytes] | None:
     existing = sorted(aligned.folder.glob("*.safetensors.index.json"))
     if not existing and len(files) == 1:
         return None
     name = existing[0].name if existing else "model.safetensors.index.json"
-    text = existing[0].read_text(encoding="utf-8") if existing else "{}"
-    index: dict[str, Any] = json.loads(text)
+    content = existing[0].read_bytes() if existing else b"{}"
+    index: dict[str, Any] = json.loads(content)
     weight_map = {tensor: files[place.file].name for tensor, place in places.items()}
     if (
         existing
         and index.get("weight_map") == weight_map
         and all(file.header == shard.header for file, shard in zip(files, aligned.shards, strict=True))
     ):
-        return name, text
+        return name, content
     index["metadata"] = index.get("metadata", {}) | {
         "total_size": sum(place.stop - place.start for place in places.values())
     }
     index["weight_map"] = weight_map
-    return name, json.dumps(index, indent=2, sort_keys=True) + "\n"
+    return name, json.dumps(index, indent=2, sort_keys=True).encode() + b"\n"

@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 import threading
+import time
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -42,9 +43,24 @@ def chosen_device(name: str) -> torch.device:
         raise UsageError(f"no device is called {name!r}; try cpu, cuda or cuda:0.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("device cuda was asked for, but torch finds no CUDA GPU here; use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name} was asked for, but torch finds only {torch.cuda.device_count()} CUDA GPUs here.")
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {device.type} is not one that results were checked on; use cpu or cuda.")
     return device
+
+
+class Clock:
+    """Wall time by phase, from the start of the process."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {"startup": process_age()}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._last
+        self._last = now
 
 
 class MemoryWatch:

@@ -1,6 +1,6 @@
 """What to do with the delta of a matrix. Pure maths: numbers in, tensors out."""
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,9 +33,9 @@ class Lox:
                 "rank 0 would extrapolate nothing. The paper's code takes k=0 for the whole delta: "
                 "if you mean that, ask for rank `full`."
             )
-        if self.rank != "full" and self.rank < 0:
-            raise UsageError(f"the rank must be an integer from 1, or `full`, not {self.rank}.")
-        if not math.isfinite(self.coef):
+        if self.rank != "full" and (type(self.rank) is not int or self.rank < 0):
+            raise UsageError(f"the rank must be an integer from 1, or `full`, not {self.rank!r}.")
+        if not abs(self.coef) <= torch.finfo(torch.float32).max:
             raise UsageError(f"the coefficient must be a finite number, not {self.coef}.")
         if self.coef < 0:
             raise UsageError(
@@ -46,6 +46,19 @@ class Lox:
     def takes_whole(self, rows: int, columns: int) -> bool:
         """Whether a matrix is extrapolated as a whole, since it has no more directions than asked for."""
         return self.rank == "full" or min(rows, columns) <= self.rank
+
+    def check_rank(self, shapes: Iterable[tuple[int, int]]) -> None:
+        """Refuse a rank at which every one of these matrices would be taken whole.
+
+        Raises:
+            UsageError: no matrix has more directions than asked for.
+        """
+        largest = max(min(shape) for shape in shapes)
+        if self.rank != "full" and largest <= self.rank:
+            raise UsageError(
+                f"rank {self.rank} is not below the smaller dimension of any selected matrix, which is at most {largest}: "
+                "all would be taken whole. Use a smaller rank, or rank `full` if you mean the whole delta."
+            )
 
 
 def padded(factors: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 from safelox.checkpoint import DTYPES
 from safelox.delta import DeltaRows
 from safelox.engine import Decompose, Pair
-from safelox.extrapolation import extrapolate
+from safelox.extrapolation import extrapolate, too_large
 from safelox.layout import plan_layout
 from safelox.lowrank import block_bounds
 from safelox.methods import Lox
@@ -41,6 +41,10 @@ class Output(Protocol):
 
     @property
     def kind(self) -> Literal["model", "adapter"]: ...
+
+    @property
+    def models(self) -> Pair:
+        """The pair, with the plan as this kind of result can carry it out."""
 
     @property
     def files(self) -> Sequence[FilePlan]:
@@ -118,7 +122,7 @@ class ModelOutput:
             dtype = DTYPES[place.dtype]
             rows, columns = aligned.tensors[name].matrix_shape
             for start, stop in block_bounds(rows, columns):
-                piece = aligned.rows(name, start, stop).to(dtype)
+                piece = _converted(aligned.rows(name, start, stop), dtype, name)
                 target.write(place.file, place.start + start * columns * dtype.itemsize, as_bytes(piece))
         aligned.release(name)
         target.complete(name, {}, [(place.file, place.start, place.stop)] if place.stop > place.start else [])
@@ -134,11 +138,22 @@ def as_bytes(values: torch.Tensor) -> memoryview:
     return flat
 
 
+def _converted(values: torch.Tensor, dtype: torch.dtype, label: str) -> torch.Tensor:
+    """Values in another dtype; NaN and infinity stay what they are.
+
+    Raises:
+        CheckpointError: a finite value is too large for the dtype.
+    """
+    converted = values.to(dtype)
+    if not bool((converted.isfinite() | ~values.isfinite()).all()):
+        raise too_large(label, dtype)
+    return converted
+
+
 def _set_dtype(config: Path, dtype: str) -> None:
-    """Make config.json say the dtype that the weights now have."""
-    content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    """Make config.json say the dtype that the weights now have, in its parts (such as text_config) too."""
     name = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype]
-    for key in ("dtype", "torch_dtype"):
-        if key in content:
-            content[key] = name
+    content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    for part in (content, *(value for value in content.values() if isinstance(value, dict))):
+        part.update({key: name for key in ("dtype", "torch_dtype") if key in part})
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

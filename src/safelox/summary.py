@@ -55,6 +55,8 @@ class DecomposeSummary(Record):
 
     file: str
     rank: int
+    command: str | None = None
+    """What was called, where the caller said so."""
     matrices: tuple[SpectrumRecord, ...]
     carried: tuple[CarriedRecord, ...]
     notes: tuple[str, ...]

@@ -20,14 +20,16 @@ from safelox.lowrank.truncation import certify_truncations
 
 MORE_DIRECTIONS = 24
 """The start has at least this many directions more than are asked for: fewer, wider passes are faster."""
+FEWER_DIRECTIONS = 8
+"""Later passes take the residuals of at least this many Ritz vectors more than are asked for."""
 PROBES = 16
 """Width of the probe block; thin products are fastest at multiples of 16."""
 MAX_KRYLOV_COLUMNS = 256
 """Size of the Krylov space at which the iteration gives way to an exact route."""
 MAX_SWEEPS = 16
 """Passes after which it does so."""
-SAMPLE_ROWS = 1024
-"""Most rows that the start looks at; one row in eight where that is fewer."""
+SAMPLE_ROWS = 512
+"""Most rows that the start looks at; one row in four where that is fewer."""
 SAMPLE_SWEEPS = 1
 SMALLEST_REFINED = 1e-8
 """Smallest theta_k / theta_1 at which D V is known well enough in fp32 for its directions to be used."""
@@ -62,7 +64,7 @@ class Krylov:
         self._extend(block)  # without probes: they tell more once the space is good
         patience = PROBE_POWER / MORE_PATIENCE
         while len(self.basis) + len(block) <= MAX_KRYLOV_COLUMNS and self.sweeps < MAX_SWEEPS:
-            block = self.images[-len(block) :]
+            block = self._residuals(16 * math.ceil((self.rank + FEWER_DIRECTIONS) / 16))
             if self.power == 0 or (self.power >= patience and self.mu > MU_IN_THE_WAY * self.theta_k):
                 patience *= MORE_PATIENCE
                 block = orthonormal_rows(torch.cat([block, self.probes]), self.basis)
@@ -75,6 +77,12 @@ class Krylov:
                 return result
         return None
 
+    def _residuals(self, count: int) -> torch.Tensor:
+        """Residuals of the leading Ritz vectors: what the next pass is best spent on."""
+        theta, turned, _ = rayleigh_ritz(self.basis, self.images)
+        leading = turned[:count].float()
+        return leading @ self.images - theta[:count, None].to(leading) * (leading @ self.basis)
+
     def _gaussian(self, count: int) -> torch.Tensor:
         values = torch.randn(count, self.matrix.shape[1], generator=self.generator)
         return values.to(self.matrix.device)
@@ -83,7 +91,7 @@ class Krylov:
         """About the leading right singular vectors of a sample of the rows, as orthonormal rows."""
         rows, _ = self.matrix.shape
         width = 16 * math.ceil((self.rank + MORE_DIRECTIONS) / 16)
-        step = max(1, rows // max(8 * width, min(SAMPLE_ROWS, rows // 8)))
+        step = max(1, rows // max(8 * width, min(SAMPLE_ROWS, rows // 4)))
         sample = self.matrix.block(0, rows, step)
         if not math.isfinite(float(torch.linalg.vector_norm(sample))):
             raise IllScaledError

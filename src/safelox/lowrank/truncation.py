@@ -14,6 +14,7 @@ wherever that denominator is positive, and the (k+1)-th eigenvalue of H is at mo
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 
@@ -31,7 +32,7 @@ def truncation_certificates(result: LowRank) -> list[Certificate]:
     if result.remainder is not None:
         return [*certify_truncations(whole, result.remainder)[0], whole]
     values, captured = result.singular_values.tolist(), result.singular_values.square().cumsum(0).tolist()
-    exact = [0.0 if after <= (1 - GAP) * value else None for value, after in zip(values, values[1:], strict=False)]
+    exact = [0.0 if after <= (1 - GAP) * value else None for value, after in pairwise(values)]
     return [*(replace(whole, captured=captured[i], update_error_bound=exact[i]) for i in range(len(exact))), whole]
 
 

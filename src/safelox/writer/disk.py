@@ -10,11 +10,11 @@ from pathlib import Path
 from safelox.errors import TargetError
 
 _HINTS = {
-    errno.ENOSPC: " Free some space or choose another OUT.",
-    errno.EDQUOT: " Free some of your quota or choose another OUT.",
+    errno.ENOSPC: " Free some space or choose another place.",
+    errno.EDQUOT: " Free some of your quota or choose another place.",
     errno.EACCES: " Choose a folder that you may write to.",
-    errno.EROFS: " Choose another OUT.",
-    errno.ELOOP: " The path goes round in circles; choose another OUT.",
+    errno.EROFS: " Choose another place.",
+    errno.ELOOP: " The path goes round in circles; choose another place.",
 }
 
 
@@ -45,7 +45,7 @@ def resolve(path: Path) -> Path:
     try:
         resolved = path.resolve()
     except RuntimeError as error:  # what pathlib makes of a loop before Python 3.13
-        raise TargetError(f"{path}: symbolic links form a loop. Choose another OUT.") from error
+        raise TargetError(f"{path}: symbolic links form a loop. Choose another place.") from error
     with explained(path, "cannot be reached"):
         try:
             resolved.stat()
@@ -63,7 +63,7 @@ def refuse_sources(folder: Path, sources: Sequence[Path]) -> None:
         if _inode(source) in within or (folder.exists() and _inode(folder) in around):
             raise TargetError(
                 f"{folder}: this is, lies in or contains the source {source}, which must stay as it is. "
-                "Choose another OUT."
+                "Choose another place."
             )
 
 
@@ -77,17 +77,17 @@ def refuse_occupied(out: Path, overwrite: bool, mark: str) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise TargetError(f"{out}: this is a file; a result needs a folder. Choose another OUT.")
+        raise TargetError(f"{out}: this is a file; a result needs a folder. Choose another place.")
     if os.path.ismount(out):
         raise TargetError(f"{out}: a disk is mounted here, so it cannot be replaced. Choose a folder inside it.")
     if not any(out.iterdir()):
         return
     if not overwrite:
-        raise TargetError(f"{out}: already there, and not empty. Choose another OUT, or replace it by --overwrite.")
+        raise TargetError(f"{out}: already there, and not empty. Choose another place, or replace it by --overwrite.")
     if not (out / mark).is_file():
         raise TargetError(
             f"{out}: not empty and without {mark}, so it is no result of safelox and --overwrite spares it. "
-            "Remove it yourself or choose another OUT."
+            "Remove it yourself or choose another place."
         )
 
 
@@ -99,7 +99,7 @@ def refuse_foreign(folder: Path, mark: str) -> None:
     if not ours:
         raise TargetError(
             f"{folder}: the unfinished result belongs here, but something else is there. Move that or choose "
-            "another OUT."
+            "another place."
         )
 
 
@@ -107,13 +107,13 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
     """Raise TargetError unless the disk may be written and has `needed` bytes, with those `folder` holds."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise TargetError(f"{existing}: you may not write here, or the disk is read-only. Choose another OUT.")
+        raise TargetError(f"{existing}: you may not write here, or the disk is read-only. Choose another place.")
     held = sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
     free = shutil.disk_usage(existing).free
     if needed - held > free:
         raise TargetError(
             f"{folder.parent}: not enough space on the disk: {human_bytes(needed - held)} are needed and "
-            f"{human_bytes(free)} are free. Free some or choose another OUT."
+            f"{human_bytes(free)} are free. Free some or choose another place."
         )
 
 
