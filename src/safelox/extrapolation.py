@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy
 import torch
 
 from safelox.delta import DeltaRows
@@ -65,6 +66,14 @@ def add_part(
     return result.record(route)
 
 
+def _count_different(one: torch.Tensor, other: torch.Tensor) -> int:
+    """How many values of two tensors of one dtype have different bits."""
+    bits = BITS[one.dtype.itemsize]
+    if one.device.type == "cpu":  # numpy compares and counts several times as fast as torch
+        return int(numpy.count_nonzero(one.view(bits).numpy() != other.view(bits).numpy()))
+    return int(torch.count_nonzero(one.view(bits) != other.view(bits)))
+
+
 def too_large(label: str, dtype: torch.dtype) -> CheckpointError:
     """The error of a value of the result that is beyond the largest of its dtype."""
     way_out = "Use --dtype bf16 or fp32." if dtype == torch.float16 else "Use a smaller --coef."
@@ -103,8 +112,7 @@ class _Result:
         if self._add(total, start, stop):
             rounded.copy_(total)
             self._keep_unknown_tokens(rounded, kept, start, stop)
-            bits = BITS[self.dtype.itemsize]
-            self.changed += int(torch.count_nonzero(rounded.view(bits) - kept.view(bits)))
+            self.changed += _count_different(rounded, kept)
         else:
             rounded.copy_(kept)
         return rounded

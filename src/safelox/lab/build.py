@@ -31,8 +31,8 @@ class Recipe:
 
 RECIPE = Recipe(
     shape=Shape(hidden=96, layers=3, heads=4, intermediate=192),
-    pretraining=Schedule(steps=700, batch=24, learning_rate=4e-3, warm_up=30, decay="cosine"),
-    alignment=Schedule(steps=200, batch=24, learning_rate=1e-3, warm_up=10),
+    pretraining=Schedule(steps=600, batch=24, learning_rate=4e-3, warm_up=30, decay="cosine"),
+    alignment=Schedule(steps=200, batch=24, learning_rate=1.5e-3, warm_up=10),
 )
 """370,000 parameters, trained in about half a minute of one core."""
 

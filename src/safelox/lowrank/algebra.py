@@ -14,12 +14,13 @@ def rayleigh_ritz(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tens
         Ritz values (p,), descending; the rotation (p, p) whose rows turn the basis into Ritz vectors; the Gram matrix
         (p, p) of the residuals. All fp64; values and Gram matrix on the CPU.
     """
-    exact_basis, exact_images = basis.double(), images.double()
-    projected = (exact_basis @ exact_images.T).cpu()
+    projected = (basis.double() @ images.double().T).cpu()
     theta, vectors = torch.linalg.eigh((projected + projected.T) / 2)
-    theta, turned = theta.flip(0).clamp(min=0), vectors.flip(1).T.to(exact_basis)
-    residual = turned @ exact_images - (theta.to(exact_basis)[:, None] * turned) @ exact_basis
-    return theta, turned, (residual @ residual.T).cpu()
+    theta, turned = theta.flip(0).clamp(min=0), vectors.flip(1).T
+    # In the dtype of the images: their own rounding is as large as what this adds.
+    residual = turned.to(images) @ images - (theta[:, None] * turned).to(images) @ basis
+    exact = residual.double()
+    return theta, turned.to(basis.device), (exact @ exact.T).cpu()
 
 
 def orthonormal_rows(block: torch.Tensor, basis: torch.Tensor | None = None) -> torch.Tensor:

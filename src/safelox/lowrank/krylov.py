@@ -57,6 +57,7 @@ class Krylov:
         self.left = torch.empty(0, matrix.shape[0], device=matrix.device)
         self.probes = self.basis
         self.power = 0
+        self.draws = 0
 
     def run(self) -> LowRank | None:
         """The certified result, or None where the space grew too large without one."""
@@ -79,7 +80,7 @@ class Krylov:
 
     def _residuals(self, count: int) -> torch.Tensor:
         """Residuals of the leading Ritz vectors: what the next pass is best spent on."""
-        theta, turned, _ = rayleigh_ritz(self.basis, self.images)
+        theta, turned, _ = self.ritz
         leading = turned[:count].float()
         return leading @ self.images - theta[:count, None].to(leading) * (leading @ self.basis)
 
@@ -108,6 +109,7 @@ class Krylov:
         self.probes = complement(self._gaussian(PROBES), space)
         self.probe_factor = torch.eye(PROBES, dtype=torch.float64)
         self.power = 0
+        self.draws += 1
 
     def _extend(self, block: torch.Tensor) -> None:
         """One pass: the block joins the space, the probes are multiplied by the part of H that `judged` leaves."""
@@ -118,6 +120,7 @@ class Krylov:
         self.basis = torch.cat([self.basis, block])
         self.images = torch.cat([self.images, image[: len(block)]])
         self.left = torch.cat([self.left, left])
+        self.ritz = rayleigh_ritz(self.basis, self.images)
         if not len(self.probes):
             return
         self.power += 1
@@ -133,7 +136,7 @@ class Krylov:
 
     def _certified(self) -> LowRank | None:
         rank = self.rank
-        theta, turned, residual_gram = rayleigh_ritz(self.basis, self.images)
+        theta, turned, residual_gram = self.ritz
         self.theta_k = float(theta[rank - 1])
         self.mu = eigenvalue_bound(float(torch.linalg.matrix_norm(self.probe_factor, 2)), self.power, PROBES)
         lost, following = ritz_bounds(theta, residual_gram, rank, self.mu, self.energy)
