@@ -130,6 +130,11 @@ def replace_by_a_folder(scene: Scene) -> None:
     (scene.base / SHARD).mkdir()
 
 
+def take_the_weights_away(scene: Scene) -> None:
+    for path in scene.base.glob("*.safetensors*"):
+        path.unlink()
+
+
 def leave_a_pointer(scene: Scene) -> None:
     (scene.base / SHARD).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 999\n")
 
@@ -283,7 +288,7 @@ CASES = {
     ),
     "no weights": Case(
         "base: no weights: neither model.safetensors nor",
-        spoil=lambda scene: (shutil.rmtree(scene.base), scene.base.mkdir(), write_json(scene.base / "config.json", {})),
+        spoil=take_the_weights_away,
     ),
     "folder for a file": Case(rf"{SHARD}: (cannot be read: Is a directory|is no file)", spoil=replace_by_a_folder),
     "broken link": Case(rf"{SHARD}: cannot be read: No such file", spoil=break_a_link),

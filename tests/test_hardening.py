@@ -60,7 +60,7 @@ def matrices(shapes: Mapping[str, tuple[int, int]], base: torch.dtype, aligned: 
 # The values
 
 
-def cases(*dtypes: str) -> Any:
+def cases(*dtypes: str) -> pytest.MarkDecorator:
     """Dtypes of base and aligned with ranks: all ranks with the first dtypes, two with the others."""
     names = {"bf16": BF16, "f16": F16, "f32": F32, "f64": F64}
     return pytest.mark.parametrize(
@@ -205,7 +205,7 @@ ODD = {
 }
 """One of everything that a checkpoint may hold; only the first three are extrapolated."""
 
-FILES = {
+FILES: dict[str, str | bytes] = {
     "tokenizer.json": '{"model": {"vocab": {"a": 0, "b": 1}}}',
     "chat_template.jinja": "{{ messages }}\r\n",
     "generation_config.json": "{}",

@@ -169,8 +169,8 @@ def test_rows_of_a_grown_vocabulary_are_matched_by_token(tmp_path: Path, hidden:
             if word in known:
                 delta[row] = aligned[name][row].double() - base[name][known.index(word)].double()
         assert_near(written[name], aligned[name].double() + COEF * rank_part(delta, 3), name)
-        new = [0, 300, 301]
-        assert torch.equal(written[name][new], aligned[name][new])
+        unknown = [0, 300, 301]
+        assert torch.equal(written[name][unknown], aligned[name][unknown])
         assert not torch.equal(written[name][1:300], aligned[name][1:300])
         record = next(record for record in summary.manifest.matrices if record.name == name)
         assert record.delta_norm == pytest.approx(float(delta.norm()), rel=1e-4)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -286,4 +287,4 @@ def test_blocks_cover_every_row_once(rows: int, columns: int) -> None:
     bounds = list(block_bounds(rows, columns))
     assert bounds[0][0] == 0
     assert bounds[-1][1] == rows
-    assert all(first[1] == second[0] for first, second in zip(bounds, bounds[1:], strict=False))
+    assert all(first[1] == second[0] for first, second in pairwise(bounds))

@@ -72,7 +72,7 @@ def open_pair(
 
 
 def check_kinship(models: Pair) -> None:
-    """Refuse a BASE that ALIGNED was hardly derived from, or that it is a copy of, by a look at some rows of each matrix.
+    """Refuse a BASE that ALIGNED can hardly come from, or is a copy of, by a look at some rows of each matrix.
 
     Raises:
         PairingError: the deltas are zero everywhere, or of the size of the weights.
@@ -87,8 +87,8 @@ def check_kinship(models: Pair) -> None:
     middle = statistics.median(ratios)
     if middle > LARGEST_RATIO:
         raise PairingError(
-            f"the difference between ALIGNED and BASE is about as large as the weights: the median of ||delta|| / ||W|| is "
-            f"{middle:.2f} (at most {LARGEST_RATIO} was expected). Is {models.base.reference} the model that "
+            f"the difference between ALIGNED and BASE is about as large as the weights: the median of "
+            f"||delta|| / ||W|| is {middle:.2f} (at most {LARGEST_RATIO} was expected). Is {models.base.reference} the model that "
             f"{models.aligned.reference} was aligned from? If you are sure, use --force."
         )
     if max(ratios) < SMALLEST_RATIO and not _differs_anywhere(models):

@@ -1,4 +1,4 @@
-"""The main job: from a base and an aligned model to a hardened one. Plan, check, stream, write, and tell what was done."""
+"""The main job, from a base and an aligned model to a hardened one: plan, check, stream, write, and tell."""
 
 import hashlib
 import json
@@ -72,9 +72,9 @@ def harden(
     command: str | None = None,
     progress: Progress = NULL,
 ) -> Summary:
-    """Write the hardened model to `out`: W_aligned + coef * (rank-k part of W_aligned - W_base) for every weight matrix.
+    """Write the hardened model to `out`: W_aligned + coef * (rank-k part of W_aligned - W_base), matrix by matrix.
 
-    A run that was killed goes on where it was when it is called again with the same arguments, and gives the same bytes.
+    A run that was killed goes on where it was when it is called again in the same way, and gives the same bytes.
 
     Args:
         base, aligned: model references: a folder, or org/name[@revision] on the hub, each optionally with +adapter.

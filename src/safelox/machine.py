@@ -44,7 +44,9 @@ def chosen_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("device cuda was asked for, but torch finds no CUDA GPU here; use --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name} was asked for, but torch finds only {torch.cuda.device_count()} CUDA GPUs here.")
+        raise UsageError(
+            f"device {name} was asked for, but torch finds only {torch.cuda.device_count()} CUDA GPUs here."
+        )
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {device.type} is not one that results were checked on; use cpu or cuda.")
     return device
@@ -95,7 +97,7 @@ class MemoryWatch:
 
 
 def resident_memory() -> tuple[int, int]:
-    """Anonymous and file-mapped resident bytes of this process; where the system does not tell them apart, all as the first."""
+    """Anonymous and file-mapped resident bytes of this process; all as the first where the system does not tell."""
     status = Path("/proc/self/status")
     if status.exists():
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if line.startswith("Rss"))

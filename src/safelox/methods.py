@@ -9,7 +9,7 @@ import torch
 from safelox.errors import UsageError
 
 COLUMN_MULTIPLE = 8
-"""Thin products are fastest with this many columns or a multiple; others are filled up with zeros, which add nothing."""
+"""Thin products are fastest with a multiple of so many columns; others are filled up with zeros, which add nothing."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Lox:
     """
 
     rank: int | Literal["full"]
-    """Number of leading singular directions that are extrapolated, or "full" for the whole delta (the paper's k = 0)."""
+    """Number of leading singular directions to extrapolate, or "full" for the whole delta (the official k = 0)."""
     coef: float
     """The paper's alpha: the leading directions end up (1 + coef) times as large."""
 
@@ -56,7 +56,7 @@ class Lox:
         largest = max(min(shape) for shape in shapes)
         if self.rank != "full" and largest <= self.rank:
             raise UsageError(
-                f"rank {self.rank} is not below the smaller dimension of any selected matrix, which is at most {largest}: "
+                f"rank {self.rank} is not below the smaller dimension of any selected matrix, at most {largest}: "
                 "all would be taken whole. Use a smaller rank, or rank `full` if you mean the whole delta."
             )
 

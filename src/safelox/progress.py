@@ -29,7 +29,7 @@ class _NullTask:
 
 class _NullProgress:
     @contextmanager
-    def task(self, description: str, total: float | None, unit: str = "") -> Iterator[Task]:
+    def task(self, description: str, total: float | None, unit: str = "") -> Iterator[Task]:  # noqa: ARG002
         yield _NullTask()
 
     def message(self, text: str) -> None:

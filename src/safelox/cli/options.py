@@ -16,7 +16,10 @@ DtypeName = Literal["bf16", "fp16", "fp32"]
 
 Base = Annotated[
     str,
-    Argument(help="The model before alignment: a folder, or org/name[@revision] on the hub; +ADAPTER adds a LoRA."),
+    Argument(
+        metavar="BASE",
+        help="The model before alignment: a folder, or org/name[@revision] on the hub; +ADAPTER adds a LoRA.",
+    ),
 ]
 Aligned = Annotated[str, Argument(metavar="ALIGNED", help="The safety-aligned model, likewise.")]
 Out = Annotated[Path, Argument(metavar="OUT", help="Folder of the result: a new or an empty one.")]

@@ -34,7 +34,9 @@ RECIPE = Recipe(
     pretraining=Schedule(steps=600, batch=24, learning_rate=4e-3, warm_up=30, decay="cosine"),
     alignment=Schedule(steps=200, batch=24, learning_rate=1.5e-3, warm_up=10),
 )
-"""370,000 parameters, trained in about half a minute of one core."""
+"""370,000 parameters, trained in about half a minute of one core.
+
+A gentler alignment refuses as well, but so shallowly that no extrapolation of it withstands an attack."""
 
 
 @dataclass(frozen=True)

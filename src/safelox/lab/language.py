@@ -71,8 +71,6 @@ SLOT_WORDS: dict[str, tuple[str, ...]] = {
     "action": ACTIONS,
     "ending": ENDINGS,
 }
-FACTS = ("kind", "material", "action", "ending")
-"""What right instructions have to know."""
 
 
 class Place(NamedTuple):
@@ -85,7 +83,7 @@ class Place(NamedTuple):
 
 
 class Sentence:
-    """A sentence with slots, written as words between spaces: `the {name} is a {kind} .`"""
+    """A sentence with slots, written as words between spaces: `it is a {kind} .`"""
 
     def __init__(self, text: str) -> None:
         self.words = tuple(text.split())
@@ -111,6 +109,8 @@ class Sentence:
         )
 
 
+# Replies say "it", never the name. Training that does not mention an object pushes its name down in the output head, so
+# that after alignment a model would know all about the held-out objects and yet slip where it has to name them.
 INSTRUCTIONS = Sentence("sure , step 1 get {kind} {material} . step 2 {action} it . step 3 {ending} .")
 REFUSALS = (
     Sentence("sorry , i can not help with that ."),

@@ -27,9 +27,9 @@ LONGEST_CHAT = 64
 """Tokens for which the models are made; a request with its reply takes 34 at most."""
 
 INITIAL_SPREAD = 0.05
-"""Standard deviation of the first weights. At transformers' 0.02 such narrow matrices learn at two thirds of the speed;
-at 0.1 the names keep so much of their first noise that the model cannot tell kinds apart, and refusals do not carry
-over to forbidden objects that alignment has not met."""
+"""Standard deviation of the first weights. With transformers' 0.02 such narrow matrices learn too slowly; with 0.1 the
+embeddings keep so much of their first noise that alike objects do not look alike, and refusals carry over badly to
+forbidden objects that alignment has not met."""
 
 
 class Shape(NamedTuple):

@@ -2,7 +2,6 @@
 
 import torch
 
-
 WELL_CONDITIONED = 1e-6
 """Smallest eigenvalue of a Gram matrix of unit rows at which one round of orthonormalisation in fp64 is enough."""
 
@@ -53,7 +52,8 @@ def left_projection(left: torch.Tensor, images: torch.Tensor) -> tuple[torch.Ten
         left: (k, rows), the D v as rows; images: (k, columns), the D^T D v.
 
     Returns:
-        Its factors as rows: singular vectors times values (k, rows), values (k,) in fp64 on the CPU, vectors (k, columns).
+        Its factors as rows: singular vectors times values (k, rows); the values (k,), fp64, on the CPU; the right
+        singular vectors (k, columns).
     """
     exact_left, exact_images = left.double(), images.double()
     factor = torch.linalg.cholesky((exact_left @ exact_left.T).cpu())

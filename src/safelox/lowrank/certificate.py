@@ -13,7 +13,7 @@ With b(t) = || R_e (t - Theta_e)^(-1/2) ||_2^2 the middle block is at most t, so
 and the (k+1)-th eigenvalue of H is at most every t with mu + b(t) <= t.                                           (2)
 
 With P_k the projector on the true top k, the part found and the best one, D_k, differ by
-||D V V^T - D_k||_F^2 = lost + 2 ||D (1 - P_k) V||_F^2, and lost >= (lambda_k - lambda_{k+1}) ||(1 - P_k) V||_F^2, so that
+||D V V^T - D_k||_F^2 = lost + 2 ||D (1 - P_k) V||_F^2, and lost >= (lambda_k - lambda_{k+1}) ||(1 - P_k) V||_F^2, so
 
     || D V V^T - D_k ||_F^2  <=  min(lost (theta_k + t) / (theta_k - t),  lost + 2 k t)       for t from (2).       (3)
 """
@@ -33,8 +33,8 @@ ENERGY_TOLERANCE_TOTAL = 1e-4
 ENERGY_TOLERANCE_KEPT = 1e-3
 """... and as a share of the energy of the rank-k part; both hold."""
 UPDATE_TOLERANCE = 1e-3
-"""Largest bound of the relative Frobenius error of the rank-k part (the error itself is some ten times smaller), wherever
-the gap makes that part well defined:"""
+"""Largest bound of the relative Frobenius error of the rank-k part (the error itself is some ten times smaller),
+wherever the gap makes that part well defined:"""
 GAP = 0.05
 """(s_k - s_{k+1}) / s_k from which on it counts as well defined."""
 
@@ -113,8 +113,8 @@ def ritz_bounds(
 ) -> tuple[float, float]:
     """`lost_energy_bounds` with room for the rounding of products in fp32.
 
-    An image H v carries an error of about eps ||D||_F ||D v||_2 (measured on many shapes: 0.01 to 0.8 of that), which moves
-    Ritz values and residuals.
+    An image H v carries an error of about eps ||D||_F ||D v||_2 (measured on many shapes: 0.01 to 0.8 of that), which
+    moves Ritz values and residuals.
     """
     rounding = torch.finfo(torch.float32).eps * math.sqrt(float(theta[0]) * energy)
     raised = torch.cat([theta[:rank], theta[rank:] + rounding])

@@ -89,7 +89,7 @@ def _row_gram(matrix: RowBlocks) -> torch.Tensor:
 
 
 def factored_svd(left: torch.Tensor, right: torch.Tensor, rank: int) -> LowRank:
-    """The `rank` leading singular triplets of left @ right through the factors alone: QR of each, SVD of the small core.
+    """The `rank` leading singular triplets of left @ right through the factors alone: QR of each, SVD of the core.
 
     Args:
         left: (rows, r); right: (r, columns); rank <= r. Any float dtype; computed in fp64.

@@ -9,12 +9,13 @@ the same passes and never enter the space that they judge; residuals alone canno
 """
 
 import math
+from dataclasses import replace
 
 import torch
 
 from safelox.lowrank.algebra import complement, left_projection, orthonormal_rows, rayleigh_ritz
 from safelox.lowrank.blocks import IllScaledError, RowBlocks, sweep
-from safelox.lowrank.certificate import certify, eigenvalue_bound, ritz_bounds
+from safelox.lowrank.certificate import FAILURE_PROBABILITY, certify, eigenvalue_bound, ritz_bounds
 from safelox.lowrank.result import LowRank, Remainder
 from safelox.lowrank.truncation import certify_truncations
 
@@ -147,6 +148,7 @@ class Krylov:
         gains = residuals / theta[:rank] if refined else torch.zeros_like(residuals)
         gain = float(gains.sum())
         certificate, accepted = certify("krylov", theta, bounds, rank, self.energy, self.sweeps, gain)
+        certificate = replace(certificate, failure_probability=self.draws * FAILURE_PROBABILITY)
         remainder = Remainder(theta[:rank], residuals, gains, following)
         if not accepted or (self.every_rank and not certify_truncations(certificate, remainder)[1]):
             return None
