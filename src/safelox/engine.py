@@ -16,7 +16,8 @@ from safelox.checkpoint import Checkpoint, open_checkpoint
 from safelox.delta import DeltaRows, exact_factors
 from safelox.errors import CheckpointError, PairingError, UsageError
 from safelox.lowrank import LowRank, block_bounds, top_singular
-from safelox.lowrank.exact import factored_svd
+from safelox.lowrank.decomposition import SMALL
+from safelox.lowrank.exact import GRAM_ROWS, factored_svd
 from safelox.lowrank.krylov import MAX_KRYLOV_COLUMNS
 from safelox.machine import resident_memory
 from safelox.manifest import Route
@@ -30,7 +31,7 @@ LARGEST_RATIO = 0.5
 """Median of ||delta|| / ||W|| above which BASE is taken for another model."""
 SMALLEST_RATIO = 1e-6
 """||delta|| / ||W|| below which a matrix counts as unchanged."""
-SCRATCH_BYTES = 32 << 20
+SCRATCH_BYTES = 48 << 20
 """Buffers of one worker, besides what grows with the matrix."""
 
 
@@ -87,9 +88,9 @@ def check_kinship(models: Pair) -> None:
     middle = statistics.median(ratios)
     if middle > LARGEST_RATIO:
         raise PairingError(
-            f"the difference between ALIGNED and BASE is about as large as the weights: the median of "
-            f"||delta|| / ||W|| is {middle:.2f} (at most {LARGEST_RATIO} was expected). Is {models.base.reference} the model that "
-            f"{models.aligned.reference} was aligned from? If you are sure, use --force."
+            "the difference between ALIGNED and BASE is about as large as the weights: the median of "
+            f"||delta|| / ||W|| is {middle:.2f} (at most {LARGEST_RATIO} was expected). Is "
+            f"{models.base.reference} the model that {models.aligned.reference} was aligned from? If you are sure, use --force."
         )
     if max(ratios) < SMALLEST_RATIO and not _differs_anywhere(models):
         raise PairingError(
@@ -154,9 +155,13 @@ def decompose_matrix(
 def memory_of(matrix: Matrix) -> int:
     """Bytes of anonymous memory that the decomposition of a matrix takes at the worst."""
     smaller = min(matrix.rows, matrix.columns)
-    krylov = MAX_KRYLOV_COLUMNS * (4 * matrix.rows + 32 * matrix.columns)
-    gram = 16 * smaller**2  # the Gram matrix, its eigenvectors, and twice that for the eigensolver
-    return max(krylov, gram) + SCRATCH_BYTES
+    if smaller <= SMALL:  # the matrix, a copy for the solver and the singular vectors, in fp64
+        return 24 * matrix.rows * matrix.columns + SCRATCH_BYTES
+    # Per direction: its image on the left; basis and images in fp32, both in fp64 and three more of that size.
+    krylov = MAX_KRYLOV_COLUMNS * (4 * matrix.rows + 48 * matrix.columns)
+    gram = 16 * smaller**2  # the Gram matrix, its eigenvectors, and twice that for the solver
+    slab = 12 * GRAM_ROWS * matrix.columns if matrix.rows < matrix.columns else 0
+    return krylov + gram + slab + SCRATCH_BYTES
 
 
 def memory_limit(models: Pair) -> int:

@@ -31,7 +31,6 @@ MAX_SWEEPS = 16
 """Passes after which it does so."""
 SAMPLE_ROWS = 512
 """Most rows that the start looks at; one row in four where that is fewer."""
-SAMPLE_SWEEPS = 1
 SMALLEST_REFINED = 1e-8
 """Smallest theta_k / theta_1 at which D V is known well enough in fp32 for its directions to be used."""
 PROBE_POWER = 2
@@ -97,9 +96,8 @@ class Krylov:
         sample = self.matrix.block(0, rows, step)
         if not math.isfinite(float(torch.linalg.vector_norm(sample))):
             raise IllScaledError
-        block = orthonormal_rows(torch.randn(width, len(sample), generator=self.generator).to(sample) @ sample)
-        for _ in range(SAMPLE_SWEEPS):
-            block = orthonormal_rows((block @ sample.T) @ sample)
+        mixture = torch.randn(width, len(sample), generator=self.generator).to(sample) @ sample
+        block = orthonormal_rows((mixture @ sample.T) @ sample)
         if len(block) < width:  # a sample of few directions, or of none, says nothing of the other rows
             block = torch.cat([block, orthonormal_rows(self._gaussian(width - len(block)), block)])
         return block
