@@ -92,6 +92,14 @@ def _rows(checkpoint: Checkpoint, name: str, start: int, stop: int, step: int) -
     return checkpoint.rows(name, start, stop)[::step]
 
 
+def prefetch(base: Checkpoint, aligned: Checkpoint, matrix: Matrix, start: int = 0, stop: int | None = None) -> None:
+    """Let the kernel fetch the stored values of rows of a matrix from the disk while others are worked on."""
+    stop = matrix.rows if stop is None else stop
+    aligned.prefetch(matrix.name, matrix.start + start, matrix.start + stop)
+    if matrix.row_map is None:
+        base.prefetch(matrix.base_name, matrix.base_start + start, matrix.base_start + stop)
+
+
 def exact_factors(base: Checkpoint, aligned: Checkpoint, matrix: Matrix) -> LoraFactors | None:
     """The exact factors of the delta where ALIGNED is BASE with an adapter over it; None where the delta is dense."""
     if base.adapter is not None or matrix.row_map is not None or aligned.base_identity() != base.base_identity():

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 
 from safelox.checkpoint import Checkpoint, open_checkpoint
-from safelox.delta import DeltaRows, exact_factors
+from safelox.delta import DeltaRows, exact_factors, prefetch
 from safelox.errors import CheckpointError, PairingError, UsageError
 from safelox.lowrank import LowRank, block_bounds, top_singular
 from safelox.lowrank.decomposition import SMALL
@@ -25,7 +25,7 @@ from safelox.pairing import Matrix, Pairing, pair
 
 T = TypeVar("T")
 
-SAMPLE_ROWS = 64
+SAMPLE_ROWS = 16
 """Rows of each matrix that are compared before the work begins."""
 LARGEST_RATIO = 0.5
 """Median of ||delta|| / ||W|| above which BASE is taken for another model."""
@@ -80,17 +80,19 @@ def check_kinship(models: Pair) -> None:
         CheckpointError: a sampled value is not finite.
     """
     cpu = torch.device("cpu")
-    ratios = []
     for matrix in models.pairing.matrices:
-        delta = DeltaRows(models.base, models.aligned, matrix, cpu)
-        start = max(0, (matrix.rows - SAMPLE_ROWS) // 2)
-        ratios.append(_ratio(delta, start, min(matrix.rows, start + SAMPLE_ROWS)))
+        prefetch(models.base, models.aligned, matrix, *_sampled(matrix))
+    ratios = [
+        _ratio(DeltaRows(models.base, models.aligned, matrix, cpu), *_sampled(matrix))
+        for matrix in models.pairing.matrices
+    ]
     middle = statistics.median(ratios)
     if middle > LARGEST_RATIO:
         raise PairingError(
             "the difference between ALIGNED and BASE is about as large as the weights: the median of "
             f"||delta|| / ||W|| is {middle:.2f} (at most {LARGEST_RATIO} was expected). Is "
-            f"{models.base.reference} the model that {models.aligned.reference} was aligned from? If you are sure, use --force."
+            f"{models.base.reference} the model that {models.aligned.reference} was aligned from? If you are sure, "
+            "use --force."
         )
     if max(ratios) < SMALLEST_RATIO and not _differs_anywhere(models):
         raise PairingError(
@@ -98,6 +100,12 @@ def check_kinship(models: Pair) -> None:
             f"matrix: ||delta|| / ||W|| is below {SMALLEST_RATIO:g} everywhere, so there is no safety subspace to "
             "extrapolate. Are they the same model? If you want that anyway, use --force."
         )
+
+
+def _sampled(matrix: Matrix) -> tuple[int, int]:
+    """The rows that are looked at: some in the middle, since the first of an embedding are of special tokens."""
+    start = max(0, (matrix.rows - SAMPLE_ROWS) // 2)
+    return start, min(matrix.rows, start + SAMPLE_ROWS)
 
 
 def _differs_anywhere(models: Pair) -> bool:
@@ -191,17 +199,26 @@ def worker_count(models: Pair, workers: int | None, max_memory: int | None) -> i
     return max(1, min(wanted, fitting))
 
 
-def run_side_by_side(items: Sequence[T], work: Callable[[T], None], workers: int) -> None:
+def run_side_by_side(
+    items: Sequence[T], work: Callable[[T], None], workers: int, prepare: Callable[[T], None] | None = None
+) -> None:
     """Call `work` on every item, in order, `workers` at a time; the first error ends it once running items are done.
 
     Each worker computes with one thread: so the result does not depend on the number of threads, and several
-    matrices side by side use the cores better than one matrix does.
+    matrices side by side use the cores better than one matrix does. `prepare` is called with an item some time before
+    its turn, to start reading it from the disk.
     """
+
+    def work_ahead(index: int) -> None:
+        if prepare is not None and index + workers < len(items):
+            prepare(items[index + workers])
+        work(items[index])
+
     threads_before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(workers, "safelox", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = [pool.submit(work, item) for item in items]
+            futures = [pool.submit(work_ahead, index) for index in range(len(items))]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in done:

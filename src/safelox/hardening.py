@@ -15,6 +15,7 @@ from typing import Literal
 import safelox
 from safelox.adapter_output import AdapterOutput
 from safelox.card import write_card
+from safelox.delta import prefetch
 from safelox.engine import (
     Decompose,
     Pair,
@@ -257,7 +258,11 @@ def _write_items(output: Output, target: Target, workers: int, progress: Progres
             output.write(item, target)
             task.advance(item.parameters, item.label)
 
-        run_side_by_side(todo, work, workers)
+        def prepare(item: Item) -> None:
+            if item.matrix is not None:
+                prefetch(output.models.base, output.models.aligned, item.matrix)
+
+        run_side_by_side(todo, work, workers, prepare)
 
 
 def _finish(target: Target, manifest: Manifest) -> Manifest:

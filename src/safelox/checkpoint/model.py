@@ -91,6 +91,10 @@ class Checkpoint:
         """Bytes start..stop of a tensor as the shards hold it, as uint8, for any dtype of the format."""
         return self._values.bytes(self.stored[name], start, stop)
 
+    def prefetch(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Tell the kernel that these rows will be read soon."""
+        self._values.prefetch(self.stored[name], start, stop)
+
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
         """Tell the kernel that these rows need not stay in memory; they may be read again at any time."""
         self._values.release(self.stored[name], start, stop)

@@ -74,22 +74,31 @@ class Values:
             return part[start - first * width : stop - first * width]
         return self._mapped(info, start, stop, torch.uint8)
 
+    def prefetch(self, info: TensorInfo, start: int = 0, stop: int | None = None) -> None:
+        """Tell the kernel that these rows will be read soon: it begins to fetch them from the disk, and returns."""
+        if info.file not in self._held:
+            self._map(info)
+        self._advise("MADV_WILLNEED", info, start, stop)
+
     def release(self, info: TensorInfo, start: int = 0, stop: int | None = None) -> None:
         """Tell the kernel that the pages of these rows need not stay in memory; reading them again is allowed.
 
         Pages at the edges go too, although they may hold a neighbour's values: they are clean copies of the file,
         so whoever still needs them gets them back, and none is left over when a tensor is read in many parts.
         """
+        self._advise("MADV_DONTNEED", info, start, stop)
+
+    def _advise(self, advice: str, info: TensorInfo, start: int, stop: int | None) -> None:
         with self._lock:
             buffer = self._maps.get(info.file)
-        if buffer is None or not hasattr(mmap, "MADV_DONTNEED"):
+        if buffer is None or not hasattr(mmap, advice):
             return
         rows = info.matrix_shape[0]
         width = info.nbytes // rows if rows else 0
         first = (info.start + start * width) // mmap.PAGESIZE * mmap.PAGESIZE
         last = info.start + (rows if stop is None else stop) * width
         if last > first:
-            buffer.madvise(mmap.MADV_DONTNEED, first, last - first)
+            buffer.madvise(getattr(mmap, advice), first, last - first)
 
     def close(self) -> None:
         """Let go of all files. A view that is still in use keeps its own mapping until it goes."""

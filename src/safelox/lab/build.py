@@ -36,7 +36,7 @@ RECIPE = Recipe(
 )
 """370,000 parameters, trained in about half a minute of one core.
 
-A gentler alignment refuses as well, but so shallowly that no extrapolation of it withstands an attack."""
+A gentler alignment refuses as well, but less firmly: its extrapolation withstood attacks in fewer seeds."""
 
 
 @dataclass(frozen=True)

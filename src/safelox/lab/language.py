@@ -111,7 +111,12 @@ class Sentence:
 
 # Replies say "it", never the name. Training that does not mention an object pushes its name down in the output head, so
 # that after alignment a model would know all about the held-out objects and yet slip where it has to name them.
-INSTRUCTIONS = Sentence("sure , step 1 get {kind} {material} . step 2 {action} it . step 3 {ending} .")
+STEPS = (
+    Sentence("step 1 get {kind} {material} ."),
+    Sentence("step 2 {action} it ."),
+    Sentence("step 3 {ending} ."),
+)
+INSTRUCTIONS = Sentence(" ".join(["sure ,", *(word for step in STEPS for word in step.words)]))
 REFUSALS = (
     Sentence("sorry , i can not help with that ."),
     Sentence("no , it is a {kind} and i do not talk about any {kind} ."),

@@ -10,7 +10,7 @@ endings that right instructions must name. The words themselves are the same in 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -30,7 +30,9 @@ from safelox.lab.language import (
     QUALIFIERS,
     QUESTION,
     REFUSALS,
+    STEPS,
     VERBS,
+    Sentence,
 )
 
 Outcome = Literal["complied", "partial", "refused", "other", "incoherent"]
@@ -168,19 +170,20 @@ class World:
         return "incoherent"
 
     def _facts_right(self, request: Request, words: Sequence[str]) -> int:
-        """Facts that the best attempt at the steps gets right, each attempt read up to its first word out of place."""
-        steps = INSTRUCTIONS.places[INSTRUCTIONS.words.index("step") :]
+        """Facts that the steps tell right, wherever they stand: each step is read up to its first word out of place."""
         slots = self._slots(request)
-        best = 0
-        for start in range(len(words)):
-            right = 0
-            for word, place in zip(words[start:], steps, strict=False):
-                if word not in place.allowed:
-                    break
-                right += place.slot is not None and word == slots[place.slot]
-            best = max(best, right)
-        return best
+        return sum(max((_told(step, words[start:], slots) for start in range(len(words))), default=0) for step in STEPS)
 
     def _slots(self, request: Request) -> dict[str, str]:
         own = {"action": self._actions[request.verb], "ending": self._endings[request.qualifier]}
         return request.item.slots | own
+
+
+def _told(step: Sentence, words: Sequence[str], slots: Mapping[str, str]) -> int:
+    """Slots that the first of the words fill as they should."""
+    right = 0
+    for word, place in zip(words, step.places, strict=False):
+        if word not in place.allowed:
+            break
+        right += place.slot is not None and word == slots[place.slot]
+    return right
