@@ -23,7 +23,10 @@ Kind = Literal["decaying", "small", "flat"]
 DIRECTIONS = 256
 BULK = 0.3
 """Norm of the Gaussian bulk, where the leading singular value is 1."""
-SHARD_BYTES = 5_000_000_000
+WEIGHT = 0.02
+"""Standard deviation of the weights."""
+PIECE_ROWS = 8192
+SHARD_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,29 @@ SHAPES = {
 }
 
 
-def delta(rows: int, columns: int, kind: Kind, weight_norm: float, generator: torch.Generator) -> torch.Tensor:
-    """(rows, columns), fp32."""
-    bulk = torch.randn(rows, columns, generator=generator)
-    if kind == "flat":
-        return bulk * (0.03 * weight_norm / math.sqrt(rows * columns))
+def matrices_of_pair(
+    rows: int, columns: int, kind: Kind, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Base and aligned weights of one matrix, (rows, columns), bf16; made in pieces, so that a large one fits."""
+    base = torch.empty(rows, columns, dtype=torch.bfloat16)
+    aligned = torch.empty_like(base)
     count = min(DIRECTIONS, rows, columns)
     # Gaussian columns of length about 1 are nearly orthogonal: all that matters here is how the spectrum falls.
-    left = torch.randn(rows, count, generator=generator) / math.sqrt(rows)
+    falling = 1 / torch.arange(1, count + 1)
     right = torch.randn(count, columns, generator=generator) / math.sqrt(columns)
-    left /= torch.arange(1, count + 1)
-    result = bulk.mul_(BULK / math.sqrt(rows * columns)).addmm_(left, right)
     share = 0.001 if kind == "small" else 0.03
-    return result.mul_(share * weight_norm / torch.linalg.vector_norm(result))
+    norm = 1.0 if kind == "flat" else math.sqrt(float(falling.square().sum()) + BULK**2)
+    scale = share * WEIGHT * math.sqrt(rows * columns) / norm
+    bulk_norm = 1.0 if kind == "flat" else BULK
+    for start in range(0, rows, PIECE_ROWS):
+        stop = min(start + PIECE_ROWS, rows)
+        base[start:stop] = torch.randn(stop - start, columns, generator=generator).mul_(WEIGHT)
+        delta = torch.randn(stop - start, columns, generator=generator).mul_(bulk_norm / math.sqrt(rows * columns))
+        if kind != "flat":
+            left = torch.randn(stop - start, count, generator=generator) / math.sqrt(rows)
+            delta.addmm_(left * falling, right)
+        aligned[start:stop] = delta.mul_(scale).add_(base[start:stop])
+    return base, aligned
 
 
 def make_pair(folder: Path, shape: Shape, kind: Kind, seed: int = 0) -> tuple[Path, Path]:
@@ -113,10 +126,7 @@ def make_pair(folder: Path, shape: Shape, kind: Kind, seed: int = 0) -> tuple[Pa
         held, number = 0, number + 1
 
     for name, rows, columns in shape.matrices():
-        weight = torch.randn(rows, columns, generator=generator) * 0.02
-        base = weight.bfloat16()
-        aligned = base.float() + delta(rows, columns, kind, float(torch.linalg.vector_norm(weight)), generator)
-        shards[0][name], shards[1][name] = base, aligned.bfloat16()
+        shards[0][name], shards[1][name] = matrices_of_pair(rows, columns, kind, generator)
         held += 2 * rows * columns
         if held > SHARD_BYTES:
             flush()

@@ -171,7 +171,7 @@ def pickle(scene: Scene) -> None:
 
 def spoil_value(side: str, value: float) -> Callable[[Scene], None]:
     def change(tensor: torch.Tensor) -> torch.Tensor:
-        tensor[3, 5] = value
+        tensor[len(tensor) // 2, 5] = value  # one of the rows that are looked at before the work
         return tensor
 
     return lambda scene: scene.change(scene.root / side, "model.layers.1.mlp.up_proj.weight", change)

@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hardening_runs import items_done
+from hardening_runs import items_done, wait_until
 from reference import contents, fingerprint, outcome, write_pair
 from safelox import harden
 from safelox.checkpoint import Checkpoint
@@ -283,7 +282,7 @@ def test_a_disk_that_fills_up(sources: Sources, tmp_path: Path, monkeypatch: pyt
         def then_full(*arguments: Any) -> Any:
             result = original(*arguments)
             if (disk / "out.partial").exists() and not (disk / "filler").exists():
-                time.sleep(0.05)  # until the journal knows what is done
+                wait_until(lambda: items_done(out) >= (1 if when == "weights" else sources.items))
                 full(disk)
             return result
 
