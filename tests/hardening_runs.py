@@ -31,7 +31,7 @@ def slow_down(seconds: float, *, tell: bool = False) -> None:
         time.sleep(seconds)
         _write(self, item, target)
         if tell:
-            print("written", flush=True)
+            os.write(1, b"written\n")  # in one piece, since several threads may do so
 
     ModelOutput.write = write  # type: ignore[method-assign]
     target_module._ROUND_SECONDS = 0.01

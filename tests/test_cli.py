@@ -443,7 +443,7 @@ def test_the_text_of_an_adapter_and_of_nothing_decomposed() -> None:
     text = render_summary(
         make_summary(kind="adapter", out="my out", manifest=make_manifest(kind="adapter", matrices=(record,)))
     )
-    assert "PeftModel.from_pretrained(aligned_model, 'my out')" in text
+    assert "PeftModel.from_pretrained(model, 'my out'), where model is org/aligned@v1" in text
     assert "safelox verify 'my out'" in text
     assert "energy kept" not in text
     assert "entries changed" not in text

@@ -229,15 +229,18 @@ def test_an_interrupt_and_two_at_once(sources: Sources, tmp_path: Path) -> None:
     """While one run is at work another is refused; when it is interrupted, it says how to go on."""
     out = tmp_path / "out"
     command = [*PROGRAM, "slow", "0.15", "harden", sources.base, sources.aligned, str(out), "--rank", "3"]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert run.stdout is not None
-    for _ in range(3):
-        assert run.stdout.readline() == "written\n"
-    with pytest.raises(TargetError, match=r"out\.partial: another run is writing the same result"):
-        sources.harden(out)
-    assert not out.exists()
-    run.send_signal(signal.SIGINT)
-    _, errors = run.communicate(timeout=30)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            assert run.stdout is not None
+            for _ in range(3):
+                assert run.stdout.readline() == "written\n"
+            with pytest.raises(TargetError, match=r"out\.partial: another run is writing the same result"):
+                sources.harden(out)
+            assert not out.exists()
+            run.send_signal(signal.SIGINT)
+            _, errors = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert run.returncode == 130
     assert "interrupted. What is done so far is kept: run the same command again to go on from there." in errors
     assert "Traceback" not in errors

@@ -10,7 +10,7 @@ from safelox.hardening import harden
 from safelox.manifest import read_manifest
 from safelox.verification import VerifyReport, distributions, reference, verify
 from safelox.verification.agreement import count_far
-from tiny import llama_tensors, write_checkpoint
+from tiny import llama_config, llama_tensors, lora_tensors, write_adapter, write_checkpoint
 
 MATRIX = "model.layers.0.mlp.up_proj.weight"
 
@@ -336,3 +336,22 @@ def test_what_harden_writes_passes_everything(tmp_path: Path, options: dict[str,
     harden(str(base), str(aligned), tmp_path / "hardened", **options)
     report = verify(tmp_path / "hardened", recompute=100)
     assert all(check.ok for check in report.checks), report
+
+
+def test_factors_that_a_replacing_adapter_keeps_are_not_strangers(tmp_path: Path) -> None:
+    tensors = llama_tensors()
+    base = write_checkpoint(tmp_path / "base", tensors, config=llama_config())
+    query, value = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.v_proj.weight"
+    adapter = write_adapter(tmp_path / "adapter", lora_tensors({name: tensors[name] for name in (query, value)}))
+    out = tmp_path / "out"
+    harden(str(base), f"{base}+{adapter}", out, rank=1, adapter=True, exclude=[value])
+    report = verify(out, recompute=100)
+    assert outcome(report, "coverage") is True, report
+    assert report.ok, report
+
+
+def test_an_aligned_model_that_does_not_load_is_not_the_results_fault(folders: tuple[Path, Path, Path]) -> None:
+    (folders[1] / "tokenizer_config.json").write_text("no JSON")
+    report = verify(folders[2], compare=True)
+    assert outcome(report, "next tokens") is None
+    assert "ALIGNED itself does not load" in detail(report, "next tokens")

@@ -26,7 +26,7 @@ def render_summary(summary: "Summary") -> str:
         [
             f"Hardened {manifest.aligned.reference}: rank {manifest.method.rank}, coefficient {manifest.method.coef:g}",
             *_rows(
-                ("result", f"{summary.out} ({_kind(summary.kind)})"),
+                ("result", f"{summary.out} ({_kind(summary.manifest)})"),
                 (
                     "extrapolated",
                     f"{_counted(len(matrices), 'matrix', 'matrices')}, {format_count(parameters)} parameters",
@@ -124,8 +124,16 @@ def _rows(*rows: tuple[str, str]) -> list[str]:
     ]
 
 
-def _kind(kind: str) -> str:
-    return "a LoRA adapter for the aligned model" if kind == "adapter" else "a whole model"
+def _kind(manifest: "Manifest") -> str:
+    return f"a LoRA adapter for {_loaded_on(manifest)}" if manifest.kind == "adapter" else "a whole model"
+
+
+def _loaded_on(manifest: "Manifest") -> str:
+    """The model that an adapter is loaded on: BASE where it takes the place of ALIGNED's own adapter."""
+    from safelox.checkpoint.hub import split_reference
+
+    replaces = split_reference(manifest.aligned.reference)[1] is not None
+    return manifest.base.reference if replaces else manifest.aligned.reference
 
 
 def _left_out(carried: Iterable["CarriedRecord"]) -> list[tuple[str, str]]:
@@ -198,7 +206,7 @@ def _next_steps(out: str, manifest: "Manifest") -> list[tuple[str, str]]:
     sources = f"--base {shlex.quote(manifest.base.reference)} --aligned {shlex.quote(manifest.aligned.reference)}"
     load = f"AutoModelForCausalLM.from_pretrained({out!r})"
     if manifest.kind == "adapter":
-        load = f"PeftModel.from_pretrained(aligned_model, {out!r})"
+        load = f"PeftModel.from_pretrained(model, {out!r}), where model is {_loaded_on(manifest)}"
     return [
         ("to load it", load),
         ("to check it", f"safelox verify {folder} {sources} --recompute 3"),

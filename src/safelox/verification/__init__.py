@@ -109,7 +109,7 @@ def _check_values(
                     yield Check(name="coverage", ok=None, detail="needs the aligned model: give --aligned")
                 else:
                     result = opened.enter_context(open_over(aligned, folder))
-                    yield check_adapter_coverage(result, manifest)
+                    yield check_adapter_coverage(result, aligned, manifest)
         except CheckpointError as error:
             yield Check(name="weights", ok=False, detail=str(error))
             return

@@ -35,10 +35,14 @@ def check_adapter_finite(folder: Path, progress: Progress) -> Check:
     return check_finite(tensors, values.rows, values.release, progress)
 
 
-def check_adapter_coverage(over: Checkpoint, manifest: Manifest) -> Check:
-    """Whether the adapter changes exactly the recorded matrices, and those by factors only."""
+def check_adapter_coverage(over: Checkpoint, aligned: Checkpoint, manifest: Manifest) -> Check:
+    """Whether the adapter changes exactly the recorded matrices, and those by factors only.
+
+    Where it takes the place of ALIGNED's own adapter, it also keeps that one's factors of matrices that were left out.
+    """
     assert over.adapter is not None
-    changed = set(over.adapter.factors)
+    own = set(aligned.adapter.factors) if aligned.adapter is not None else set()
+    changed = set(over.adapter.factors) - (own & {record.name for record in manifest.carried})
     recorded = {record.name for record in manifest.matrices}
     nothing_to_add = {record.name for record in manifest.matrices if record.route == "zero"}
     problems = [f"{name} has factors but is not in the manifest" for name in sorted(changed - recorded)]
