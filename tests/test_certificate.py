@@ -81,7 +81,7 @@ def test_the_bounds_are_not_idle() -> None:
     mu = float(torch.linalg.eigvalsh(gram).flip(0)[16])
     lost, following = lost_energy_bounds(theta, residual_gram, 4, mu)
     assert lost < 1e-6
-    assert following == pytest.approx(1 / 25, rel=1e-3)
+    assert 1 / 25 <= following <= 1 / 25 * 1.006
     assert update_error_bound(lost, following, float(theta[3]), 4) < 2e-3
 
 

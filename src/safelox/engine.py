@@ -163,8 +163,8 @@ def decompose_matrix(
 def memory_of(matrix: Matrix) -> int:
     """Bytes of anonymous memory that the decomposition of a matrix takes at the worst."""
     smaller = min(matrix.rows, matrix.columns)
-    if smaller <= SMALL:  # the matrix, a copy for the solver and the singular vectors, in fp64
-        return 24 * matrix.rows * matrix.columns + SCRATCH_BYTES
+    if smaller <= SMALL:  # the matrix, two copies for the solver and the singular vectors, in fp64
+        return 32 * matrix.rows * matrix.columns + SCRATCH_BYTES
     # Per direction: its image on the left; basis and images in fp32, both in fp64 and three more of that size.
     krylov = MAX_KRYLOV_COLUMNS * (4 * matrix.rows + 48 * matrix.columns)
     gram = 16 * smaller**2  # the Gram matrix, its eigenvectors, and twice that for the solver

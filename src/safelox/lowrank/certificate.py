@@ -27,7 +27,10 @@ from safelox.lowrank.result import Certificate, Route
 
 FAILURE_PROBABILITY = 1e-9
 """Chance that the probes of one matrix mislead."""
+CLOSE = 0.005
+"""How far above the next Ritz value the next eigenvalue is first looked for,"""
 BISECTIONS = 8
+"""and how often the distance is halved where it is not there."""
 ENERGY_TOLERANCE_TOTAL = 1e-4
 """Largest energy lost, as a share of ||D||_F^2 ..."""
 ENERGY_TOLERANCE_KEPT = 1e-3
@@ -83,11 +86,15 @@ def lost_energy_bounds(theta: torch.Tensor, residual_gram: torch.Tensor, rank: i
         return float(torch.linalg.eigvalsh(outer_gram * scale[:, None] * scale[None, :])[-1].clamp(min=0))
 
     low = max(mu, float(outer_theta[0]) if len(outer_theta) else 0.0)
-    high = low + float(torch.linalg.eigvalsh(outer_gram)[-1].clamp(min=0).sqrt()) if len(outer_theta) else low
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if mu + coupling(middle) <= middle else (middle, high)
-    next_eigenvalue = high
+    next_eigenvalue = low * (1 + CLOSE)
+    if mu + coupling(next_eigenvalue) > next_eigenvalue:
+        next_eigenvalue = low + float(torch.linalg.eigvalsh(outer_gram)[-1].clamp(min=0).sqrt())
+        for _ in range(BISECTIONS):
+            middle = (low + next_eigenvalue) / 2
+            if mu + coupling(middle) <= middle:
+                next_eigenvalue = middle
+            else:
+                low = middle
 
     lost = math.inf
     for t in (float(theta[rank - 1]), *(next_eigenvalue * (1 + 4.0**-i) for i in range(6))):

@@ -30,7 +30,7 @@ MAX_KRYLOV_COLUMNS = 256
 MAX_SWEEPS = 16
 """Passes after which it does so."""
 SAMPLE_ROWS = 512
-"""Most rows that the start looks at; one row in four where that is fewer."""
+"""Most rows that the start looks at; every other row where that is fewer."""
 SMALLEST_REFINED = 1e-8
 """Smallest theta_k / theta_1 at which D V is known well enough in fp32 for its directions to be used."""
 PROBE_POWER = 2
@@ -92,7 +92,7 @@ class Krylov:
         """About the leading right singular vectors of a sample of the rows, as orthonormal rows."""
         rows, _ = self.matrix.shape
         width = 16 * math.ceil((self.rank + MORE_DIRECTIONS) / 16)
-        step = max(1, rows // max(8 * width, min(SAMPLE_ROWS, rows // 4)))
+        step = max(1, rows // max(8 * width, min(SAMPLE_ROWS, rows // 2)))
         sample = self.matrix.block(0, rows, step)
         if not math.isfinite(float(torch.linalg.vector_norm(sample))):
             raise IllScaledError
