@@ -364,9 +364,9 @@ def same(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tens
 @pytest.mark.parametrize("workers", [2, 8])
 def test_workers_change_no_byte(same: Any, tmp_path: Path, workers: int) -> None:
     root, _, expected = same
-    plan = plan_harden(str(root / "base"), str(root / "aligned"), workers=workers)
+    plan = plan_harden(str(root / "base"), str(root / "aligned"), workers=workers, max_memory=8 * 10**9)
     assert plan.workers == workers
-    harden(str(root / "base"), str(root / "aligned"), tmp_path / "out", workers=workers)
+    harden(str(root / "base"), str(root / "aligned"), tmp_path / "out", workers=workers, max_memory=8 * 10**9)
     assert outcome(tmp_path / "out") == expected
 
 

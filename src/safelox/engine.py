@@ -19,6 +19,7 @@ from safelox.lowrank import LowRank, block_bounds, top_singular
 from safelox.lowrank.decomposition import SMALL
 from safelox.lowrank.exact import GRAM_ROWS, factored_svd
 from safelox.lowrank.krylov import MAX_KRYLOV_COLUMNS
+from safelox.lowrank.krylov import SAMPLE_ROWS as START_ROWS
 from safelox.machine import resident_memory
 from safelox.manifest import Route
 from safelox.pairing import Matrix, Pairing, pair
@@ -169,7 +170,9 @@ def memory_of(matrix: Matrix) -> int:
     krylov = MAX_KRYLOV_COLUMNS * (4 * matrix.rows + 48 * matrix.columns)
     gram = 16 * smaller**2  # the Gram matrix, its eigenvectors, and twice that for the solver
     slab = 12 * GRAM_ROWS * matrix.columns if matrix.rows < matrix.columns else 0
-    return krylov + gram + slab + SCRATCH_BYTES
+    sample = 12 * START_ROWS * matrix.columns
+    # Of the smaller pieces some more, since the allocator does not give back all that is freed.
+    return (krylov + slab + sample) * 7 // 5 + gram + SCRATCH_BYTES
 
 
 def memory_limit(models: Pair) -> int:
