@@ -53,7 +53,12 @@ def _decompose(matrix: RowBlocks, rank: int, entropy: int, every_rank: bool) -> 
     if 4 * rank >= smaller:
         return gram_route(matrix, rank, sweeps=0)
     krylov = Krylov(matrix, rank, torch.Generator().manual_seed(entropy), every_rank=every_rank)
-    return krylov.run() or gram_route(matrix, rank, sweeps=krylov.sweeps)
+    result = krylov.run()
+    if result is not None:
+        return result
+    sweeps = krylov.sweeps
+    del krylov  # its space is of no more use, and the Gram matrix may be large
+    return gram_route(matrix, rank, sweeps=sweeps)
 
 
 def _rescaled(result: LowRank, exponent: int) -> LowRank:
