@@ -37,7 +37,7 @@ examples = {
 def test_bounds_hold_on_any_space(seed: int, decay: float, steps: int, width: int, rank: int) -> None:
     matrix, basis = example(seed, decay, steps, width)
     gram = matrix.T @ matrix
-    theta, turned, residual_gram = rayleigh_ritz(basis, basis @ gram)
+    theta, turned, _, residual_gram = rayleigh_ritz(basis, basis @ gram)
     projector = torch.eye(40, dtype=torch.float64) - basis.T @ basis
     mu = float(torch.linalg.eigvalsh(projector @ gram @ projector)[-1].clamp(min=0))
     lost_bound, next_bound = lost_energy_bounds(theta, residual_gram, rank, mu)
@@ -62,7 +62,7 @@ def test_left_projection_gains_what_the_residuals_say(
 ) -> None:
     matrix, basis = example(seed, decay, steps, width)
     images = (basis @ matrix.T) @ matrix
-    theta, turned, residual_gram = rayleigh_ritz(basis, images)
+    theta, turned, _, residual_gram = rayleigh_ritz(basis, images)
     leading = turned[:rank] @ basis
     left, values, right = left_projection(leading @ matrix.T, turned[:rank] @ images)
     gain = float((torch.diagonal(residual_gram)[:rank] / theta[:rank]).sum())
@@ -77,7 +77,7 @@ def test_the_bounds_are_not_idle() -> None:
     """On a space that has converged they are small; a bound that were always huge would hold as well."""
     matrix, basis = example(0, 1.0, 6, 16)
     gram = matrix.T @ matrix
-    theta, _, residual_gram = rayleigh_ritz(basis, basis @ gram)
+    theta, _, _, residual_gram = rayleigh_ritz(basis, basis @ gram)
     mu = float(torch.linalg.eigvalsh(gram).flip(0)[16])
     lost, following = lost_energy_bounds(theta, residual_gram, 4, mu)
     assert lost < 1e-6
@@ -88,7 +88,7 @@ def test_the_bounds_are_not_idle() -> None:
 def test_nothing_is_known_where_the_complement_may_hold_more_than_the_space() -> None:
     matrix, basis = example(0, 1.0, 6, 16)
     gram = matrix.T @ matrix
-    theta, _, residual_gram = rayleigh_ritz(basis, basis @ gram)
+    theta, _, _, residual_gram = rayleigh_ritz(basis, basis @ gram)
     lost, following = lost_energy_bounds(theta, residual_gram, 4, mu=2.0)
     assert lost > 4 * (2.0 - 1.0)
     assert following >= 2.0

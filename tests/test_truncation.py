@@ -49,7 +49,7 @@ def check(matrix: torch.Tensor, result: LowRank, certificates: list[Certificate]
     energy = float(S.square().sum())
     assert len(certificates) == result.rank
     for k, certificate in enumerate(certificates, start=1):
-        left, right = (factor.double() for factor in result.truncate(k))
+        left, right = result.left[:, :k].double(), result.right[:k].double()
         best = (U[:, :k] * S[:k]) @ Vh[:k]
         captured = energy - float((matrix - left @ right).square().sum())
         assert certificate.captured == pytest.approx(captured, abs=rounding * energy)

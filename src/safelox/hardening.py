@@ -28,7 +28,7 @@ from safelox.engine import (
 )
 from safelox.hashing import hash_files, source_records
 from safelox.layout import check_dtype
-from safelox.machine import Clock, MemoryWatch, chosen_device, environment, resident_memory
+from safelox.machine import Clock, MemoryWatch, chosen_device, environment, process_age, resident_memory
 from safelox.manifest import (
     FORMAT,
     CarriedRecord,
@@ -95,7 +95,7 @@ def harden(
     Raises:
         SafeloxError: one of its kinds; nothing then stands under the final name that was not there before.
     """
-    clock = Clock()
+    clock = Clock(startup=process_age())
     method = Lox(rank, coef)
     torch_device = chosen_device(device)
     check_dtype(dtype)

@@ -53,10 +53,10 @@ def chosen_device(name: str) -> torch.device:
 
 
 class Clock:
-    """Wall time by phase, from the start of the process."""
+    """Wall seconds by phase, after those that are known already."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {"startup": process_age()}
+    def __init__(self, **known: float) -> None:
+        self.seconds = known
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:

@@ -36,5 +36,19 @@ class _NullProgress:
         pass
 
 
+@contextmanager
+def no_foreign_bars() -> Iterator[None]:
+    """Without transformers' progress bars, which would cut through ours. Imports transformers."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
 NULL: Progress = _NullProgress()
 """Reports to nobody: the default of every library function."""

@@ -1,7 +1,6 @@
 """The story of safelox on the lab's models: align, harden, attack, judge, and say what came of it."""
 
 import random
-import time
 from pathlib import Path
 
 from safelox.hardening import harden
@@ -11,6 +10,7 @@ from safelox.lab.models import load_model, save_model
 from safelox.lab.story import DemoResult, render
 from safelox.lab.training import Schedule, encode, train
 from safelox.lab.world import Example, World
+from safelox.machine import Clock
 from safelox.methods import Lox
 from safelox.progress import NULL, Progress
 
@@ -44,7 +44,7 @@ def demo(
     """
     Lox(rank, coef)  # refuses what makes no sense, before the training rather than after it
     home = folder / f"seed-{seed}"
-    clock = _Clock()
+    clock = Clock()
     pair = build(home, seed=seed, progress=progress)
     clock.lap("train")
     hardened = home / "hardened"
@@ -97,16 +97,3 @@ def attack_examples(world: World) -> list[Example]:
     rng = random.Random(f"safelox attack {world.seed}")
     requests = world.draw(world.forbidden_seen, ATTACK_EXAMPLES, rng, reserved=False)
     return [world.comply(request) for request in requests]
-
-
-class _Clock:
-    """Wall time from lap to lap, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = now - self._last
-        self._last = now

@@ -10,6 +10,7 @@ import torch
 
 from safelox.errors import PrerequisiteError
 from safelox.lab.language import vocabulary
+from safelox.progress import no_foreign_bars
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -85,7 +86,7 @@ def load_model(folder: Path) -> Loaded:
     """The model and the tokenizer of a folder, such as the lab or `safelox.harden` writes."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _no_bars():
+    with no_foreign_bars():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return Loaded(model, AutoTokenizer.from_pretrained(folder))
 
@@ -96,7 +97,7 @@ def save_model(loaded: Loaded, folder: Path) -> None:
     The weights stay in fp32, as they were trained: a whole model takes 1.5 MB, and in bf16 the small steps of a mild
     attack would be lost in rounding.
     """
-    with _no_bars():
+    with no_foreign_bars():
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
 
@@ -132,17 +133,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without transformers' progress bars, which would cut through ours."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

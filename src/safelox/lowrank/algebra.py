@@ -1,25 +1,35 @@
 """Small dense algebra on bases that are kept as rows: (p, n) with p much smaller than n."""
 
+from typing import NamedTuple
+
 import torch
 
 WELL_CONDITIONED = 1e-6
 """Smallest eigenvalue of a Gram matrix of unit rows at which one round of orthonormalisation in fp64 is enough."""
 
 
-def rayleigh_ritz(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rayleigh-Ritz on the span of `basis` (p, n), orthonormal, whose images under H are `images` (p, n).
+class Ritz(NamedTuple):
+    """What Rayleigh-Ritz finds in a space of p dimensions."""
 
-    Returns:
-        Ritz values (p,), descending; the rotation (p, p) whose rows turn the basis into Ritz vectors; the Gram matrix
-        (p, p) of the residuals. All fp64; values and Gram matrix on the CPU.
-    """
+    values: torch.Tensor
+    """(p,), descending, fp64, on the CPU."""
+    rotation: torch.Tensor
+    """(p, p), fp64: its rows turn the basis into Ritz vectors."""
+    residuals: torch.Tensor
+    """(p, n): H v - theta v of each, in the dtype of the images."""
+    residual_gram: torch.Tensor
+    """(p, p), fp64, on the CPU: their inner products."""
+
+
+def rayleigh_ritz(basis: torch.Tensor, images: torch.Tensor) -> Ritz:
+    """Rayleigh-Ritz on the span of `basis` (p, n), orthonormal, whose images under H are `images` (p, n)."""
     projected = (basis.double() @ images.double().T).cpu()
     theta, vectors = torch.linalg.eigh((projected + projected.T) / 2)
     theta, turned = theta.flip(0).clamp(min=0), vectors.flip(1).T
     # In the dtype of the images: their own rounding is as large as what this adds.
-    residual = turned.to(images) @ images - (theta[:, None] * turned).to(images) @ basis
-    exact = residual.double()
-    return theta, turned.to(basis.device), (exact @ exact.T).cpu()
+    residuals = turned.to(images) @ images - (theta[:, None] * turned).to(images) @ basis
+    exact = residuals.double()
+    return Ritz(theta, turned.to(basis.device), residuals, (exact @ exact.T).cpu())
 
 
 def orthonormal_rows(block: torch.Tensor, basis: torch.Tensor | None = None) -> torch.Tensor:

@@ -26,7 +26,7 @@ import torch
 from safelox.lowrank.result import Certificate, Route
 
 FAILURE_PROBABILITY = 1e-9
-"""Chance that the probes of one matrix mislead."""
+"""Chance that one draw of probes misleads."""
 CLOSE = 0.005
 """How far above the next Ritz value the next eigenvalue is first looked for,"""
 BISECTIONS = 8
@@ -137,6 +137,8 @@ def certify(
     rank: int,
     energy: float,
     sweeps: int,
+    *,
+    failure_probability: float,
     gain: float = 0.0,
 ) -> tuple[Certificate, bool]:
     """The certificate, and whether it meets the tolerances.
@@ -154,4 +156,4 @@ def certify(
         gap_too_small or update <= UPDATE_TOLERANCE
     )
     reported = None if gap_too_small else update
-    return Certificate(route, energy, captured, lost, reported, FAILURE_PROBABILITY, sweeps), accepted
+    return Certificate(route, energy, captured, lost, reported, failure_probability, sweeps), accepted

@@ -1,7 +1,6 @@
 """The exact routes: a plain SVD of small matrices, eigenvectors of the Gram matrix of those that do not converge."""
 
 import math
-from dataclasses import replace
 
 import torch
 
@@ -23,13 +22,8 @@ def svd_route(matrix: RowBlocks, rank: int) -> LowRank:
         raise IllScaledError
     u, s, vh = torch.linalg.svd(dense, full_matrices=False)
     values = s.cpu()
-    energy, captured = float(values.square().sum()), float(values[:rank].square().sum())
-    gap = rank == len(values) or float(values[rank]) <= (1 - GAP) * float(values[rank - 1])
     return LowRank(
-        (u[:, :rank] * s[:rank]).float(),
-        values[:rank],
-        vh[:rank].float(),
-        Certificate("svd", energy, captured, 0.0, 0.0 if gap else None, 0.0, 1),
+        (u[:, :rank] * s[:rank]).float(), values[:rank], vh[:rank].float(), _exact_certificate(values, rank, sweeps=1)
     )
 
 
@@ -44,18 +38,17 @@ def gram_route(matrix: RowBlocks, rank: int, sweeps: int) -> LowRank:
     outside = float(values[-rank - 1]) if rank < len(values) else 0.0
     if columns <= rows:
         images, left, energy = sweep(matrix, basis, rank)
-        theta, turned, residual_gram = rayleigh_ritz(basis, images)
+        theta, turned, _, residual_gram = rayleigh_ritz(basis, images)
         left, right = turned.float() @ left, turned.float() @ basis
     else:
         right, images, energy = transposed_sweep(matrix, basis)
-        theta, turned, residual_gram = rayleigh_ritz(basis, images)
+        theta, turned, _, residual_gram = rayleigh_ritz(basis, images)
         length = theta.sqrt().to(basis).clamp(min=1e-30)[:, None]
         left, right = turned.float() @ basis * length, turned.float() @ right / length
     lost, following = ritz_bounds(theta, residual_gram, rank, outside + slack, energy)
     lost = min(lost, rank * slack + max(0.0, float(values[-rank:].sum()) - float(theta.sum())))
     bounds = (lost, outside - slack, following)
-    certificate, _ = certify("gram", theta, bounds, rank, energy, sweeps + 2)
-    certificate = replace(certificate, failure_probability=0.0)
+    certificate, _ = certify("gram", theta, bounds, rank, energy, sweeps + 2, failure_probability=0.0)
     remainder = Remainder(theta, torch.diagonal(residual_gram), torch.zeros_like(theta), following)
     return LowRank(left.T.contiguous(), theta.sqrt(), right, certificate, remainder)
 
@@ -98,11 +91,16 @@ def factored_svd(left: torch.Tensor, right: torch.Tensor, rank: int) -> LowRank:
     right_basis, right_core = torch.linalg.qr(right.double().T)
     u, s, vh = torch.linalg.svd(left_core @ right_core.T)
     values = s.cpu()
-    energy, captured = float(values.square().sum()), float(values[:rank].square().sum())
-    gap = rank == len(values) or float(values[rank]) <= (1 - GAP) * float(values[rank - 1])
     return LowRank(
         (left_basis @ (u[:, :rank] * s[:rank])).float(),
         values[:rank],
         (vh[:rank] @ right_basis.T).float(),
-        Certificate("svd", energy, captured, 0.0, 0.0 if gap else None, 0.0, 0),
+        _exact_certificate(values, rank, sweeps=0),
     )
+
+
+def _exact_certificate(values: torch.Tensor, rank: int, sweeps: int) -> Certificate:
+    """The certificate of the first `rank` directions where all singular values (k,), fp64, are known exactly."""
+    energy, captured = float(values.square().sum()), float(values[:rank].square().sum())
+    gap = rank == len(values) or float(values[rank]) <= (1 - GAP) * float(values[rank - 1])
+    return Certificate("svd", energy, captured, 0.0, 0.0 if gap else None, 0.0, sweeps)

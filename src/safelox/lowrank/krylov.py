@@ -9,7 +9,6 @@ the same passes and never enter the space that they judge; residuals alone canno
 """
 
 import math
-from dataclasses import replace
 
 import torch
 
@@ -65,7 +64,8 @@ class Krylov:
         self._extend(block)  # without probes: they tell more once the space is good
         patience = PROBE_POWER / MORE_PATIENCE
         while len(self.basis) + len(block) <= MAX_KRYLOV_COLUMNS and self.sweeps < MAX_SWEEPS:
-            block = self._residuals(16 * math.ceil((self.rank + FEWER_DIRECTIONS) / 16))
+            # What the next pass is best spent on.
+            block = self.ritz.residuals[: 16 * math.ceil((self.rank + FEWER_DIRECTIONS) / 16)]
             if self.power == 0 or (self.power >= patience and self.mu > MU_IN_THE_WAY * self.theta_k):
                 patience *= MORE_PATIENCE
                 block = orthonormal_rows(torch.cat([block, self.probes]), self.basis)
@@ -77,12 +77,6 @@ class Krylov:
             if result is not None:
                 return result
         return None
-
-    def _residuals(self, count: int) -> torch.Tensor:
-        """Residuals of the leading Ritz vectors: what the next pass is best spent on."""
-        theta, turned, _ = self.ritz
-        leading = turned[:count].float()
-        return leading @ self.images - theta[:count, None].to(leading) * (leading @ self.basis)
 
     def _gaussian(self, count: int) -> torch.Tensor:
         values = torch.randn(count, self.matrix.shape[1], generator=self.generator)
@@ -135,7 +129,7 @@ class Krylov:
 
     def _certified(self) -> LowRank | None:
         rank = self.rank
-        theta, turned, residual_gram = self.ritz
+        theta, turned, _, residual_gram = self.ritz
         self.theta_k = float(theta[rank - 1])
         self.mu = eigenvalue_bound(float(torch.linalg.matrix_norm(self.probe_factor, 2)), self.power, PROBES)
         lost, following = ritz_bounds(theta, residual_gram, rank, self.mu, self.energy)
@@ -144,9 +138,16 @@ class Krylov:
         refined = float(theta[rank - 1]) > SMALLEST_REFINED * float(theta[0])
         residuals = torch.diagonal(residual_gram)[:rank]
         gains = residuals / theta[:rank] if refined else torch.zeros_like(residuals)
-        gain = float(gains.sum())
-        certificate, accepted = certify("krylov", theta, bounds, rank, self.energy, self.sweeps, gain)
-        certificate = replace(certificate, failure_probability=self.draws * FAILURE_PROBABILITY)
+        certificate, accepted = certify(
+            "krylov",
+            theta,
+            bounds,
+            rank,
+            self.energy,
+            self.sweeps,
+            failure_probability=self.draws * FAILURE_PROBABILITY,
+            gain=float(gains.sum()),
+        )
         remainder = Remainder(theta[:rank], residuals, gains, following)
         if not accepted or (self.every_rank and not certify_truncations(certificate, remainder)[1]):
             return None

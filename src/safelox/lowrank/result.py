@@ -58,10 +58,6 @@ class LowRank:
     def rank(self) -> int:
         return self.right.shape[0]
 
-    def truncate(self, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(left, right) of the first `rank` directions."""
-        return self.left[:, :rank], self.right[:rank]
-
     def dense(self) -> torch.Tensor:
         """The (rows, columns) matrix itself, for inspection."""
         return self.left @ self.right

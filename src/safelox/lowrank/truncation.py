@@ -47,14 +47,21 @@ def certify_truncations(whole: Certificate, remainder: Remainder) -> tuple[list[
     certificates, all_accepted = [], True
     for k in range(1, len(theta)):
         bounds = (float(lost[k - 1]), float(theta[k]), float(following[k - 1]))
-        certificate, accepted = certify(whole.route, theta, bounds, k, whole.energy, whole.sweeps, gains[k - 1])
+        certificate, accepted = certify(
+            whole.route,
+            theta,
+            bounds,
+            k,
+            whole.energy,
+            whole.sweeps,
+            failure_probability=whole.failure_probability,
+            gain=gains[k - 1],
+        )
         all_accepted &= accepted
         update = certificate.update_error_bound
         if update is not None:  # of a few well parted directions, nothing but rounding of the factors is wrong
             update += 4 * EPSILON
-        certificates.append(
-            replace(certificate, update_error_bound=update, failure_probability=whole.failure_probability)
-        )
+        certificates.append(replace(certificate, update_error_bound=update))
     return certificates, all_accepted
 
 

@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 
 import safelox
-from safelox.delta import DeltaRows, exact_factors
+from safelox.delta import DeltaRows, exact_factors, prefetch
 from safelox.engine import Pair, check_kinship, decompose_matrix, open_pair, run_side_by_side, worker_count
 from safelox.errors import UsageError
 from safelox.hashing import source_records
 from safelox.lowrank import Certificate, truncation_certificates
-from safelox.machine import Clock, MemoryWatch, chosen_device, environment
+from safelox.machine import Clock, MemoryWatch, chosen_device, environment, process_age
 from safelox.manifest import CarriedRecord
 from safelox.pairing import Matrix
 from safelox.progress import NULL, Progress
@@ -80,7 +80,7 @@ def decompose(
     """
     if rank < 1:
         raise UsageError(f"the rank must be an integer from 1, not {rank}. Rank `full` needs no subspace file.")
-    clock = Clock()
+    clock = Clock(startup=process_age())
     torch_device = chosen_device(device)
     options = Options(
         rank=rank, include=tuple(include), exclude=tuple(exclude), embeddings=embeddings, vocab=vocab, seed=seed
@@ -171,7 +171,10 @@ class _Writer:
                 finished[entry.label] = entry.model_copy(update={"outcome": self._write(entry, matrices[entry.label])})
                 task.advance(entry.rows * entry.columns, entry.label)
 
-            run_side_by_side(entries, work, workers)
+            def prepare(entry: Entry) -> None:
+                prefetch(self.models.base, self.models.aligned, matrices[entry.label])
+
+            run_side_by_side(entries, work, workers, prepare)
         return [finished[entry.label] for entry in entries]
 
     def spectrum_record(self, entry: Entry) -> SpectrumRecord:

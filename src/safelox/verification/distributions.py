@@ -13,7 +13,7 @@ from torch import Tensor
 from safelox.checkpoint import Checkpoint
 from safelox.checkpoint.model import TOKENIZER_FILES
 from safelox.errors import PrerequisiteError
-from safelox.progress import Progress
+from safelox.progress import Progress, no_foreign_bars
 from safelox.verification.report import Check
 
 PROMPTS = (
@@ -102,14 +102,6 @@ def _next_tokens(folder: Path, adapter: Path | None, prompts: list[Tensor]) -> T
 @contextmanager
 def _silent() -> Iterator[None]:
     """Without transformers' progress bars, which would cut through ours, and what peft uses of it that will change."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
+    with no_foreign_bars(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

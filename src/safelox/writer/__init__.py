@@ -10,6 +10,7 @@ power, goes on from there. The journal is locked while a run writes; a dead proc
     disk.py      where a result may be written, and errors of the file system in plain words
 """
 
-from safelox.writer.target import MANIFEST_NAME, FileHash, FilePlan, Target
+from safelox.manifest import MANIFEST_NAME
+from safelox.writer.target import FileHash, FilePlan, Target
 
 __all__ = ["MANIFEST_NAME", "FileHash", "FilePlan", "Target"]

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from safelox.errors import TargetError
+from safelox.manifest import MANIFEST_NAME
 from safelox.writer import disk
 from safelox.writer.disk import explained
 from safelox.writer.journal import Journal
@@ -25,9 +26,6 @@ from safelox.writer.outfile import OutFile
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Buffer
-
-MANIFEST_NAME = "safelox.json"
-"""The file by which a finished folder is known as ours, so that it may be overwritten."""
 
 _JOURNAL_NAME = ".safelox-journal"
 _ROUND_SECONDS = 0.5  # the least time from one commit to the next: each makes the disk flush its cache
@@ -300,6 +298,7 @@ class Target:
         return path
 
     def _refuse_occupied(self) -> None:
+        # A finished folder is known as ours by its manifest, so that it may be overwritten.
         disk.refuse_occupied(self.out, self._overwrite, MANIFEST_NAME)
 
     def _check(self) -> None:
