@@ -219,7 +219,9 @@ CASES = {
         "'lots' is not a size: write a number and a unit, such as 2GB", ("--max-memory", "lots"), USAGE
     ),
     "memory too small": Case(
-        r"--max-memory of 0\.00 GB is too little: \S+ \(\d+ x \d+\) needs 0\.\d+ GB", ("--max-memory", "1MB"), USAGE
+        r"--max-memory of 1\.00 MB is too little: \S+ \(\d+ x \d+\) needs [\d.]+ [MG]B\.",
+        ("--max-memory", "1MB"),
+        USAGE,
     ),
     "no workers": Case("workers must be at least 1, not 0", ("--workers", "0"), USAGE),
     "workers no number": Case("--workers", ("--workers", "some"), USAGE),

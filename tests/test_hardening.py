@@ -28,6 +28,7 @@ from reference import (
 from safelox import harden, plan_harden
 from safelox.errors import CheckpointError, UsageError
 from safelox.manifest import read_manifest
+from safelox.units import parse_bytes
 from safelox.verification import verify
 from tiny import llama_config, write_checkpoint, write_json, write_raw
 
@@ -397,8 +398,8 @@ def test_memory_limits_change_no_byte(same: Any, tmp_path: Path) -> None:
     sources = str(root / "base"), str(root / "aligned")
     with pytest.raises(UsageError, match="too little") as refused:
         harden(*sources, tmp_path / "out", max_memory=10**6)
-    needed = float(str(refused.value).rpartition("needs ")[2].removesuffix(" GB."))
-    least = int((needed + 0.02) * 1e9)
+    needed = parse_bytes(str(refused.value).rpartition("needs ")[2].removesuffix("."))
+    least = needed + 20_000_000
     assert plan_harden(*sources, max_memory=least, workers=8).workers < 8
     harden(*sources, tmp_path / "out", max_memory=least)
     assert outcome(tmp_path / "out") == expected

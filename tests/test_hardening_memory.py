@@ -15,8 +15,10 @@ from reference import write_pair
 MEGABYTE = 1_000_000
 PROGRAM = """
 import json, sys
-from safelox import harden, plan_harden
+from safelox import engine, harden, plan_harden
+from safelox.lowrank import exact
 base, aligned, out, options = *sys.argv[1:4], json.loads(sys.argv[4])
+exact.LARGE = engine.LARGE = options.pop("large", exact.LARGE)
 planned = plan_harden(base, aligned, **options).peak_memory_bytes
 summary = harden(base, aligned, out, hash_sources=False, **options)
 routes = sorted({record.route for record in summary.manifest.matrices})
@@ -75,6 +77,16 @@ def test_the_plan_holds_and_so_does_the_limit(tmp_path: Path, shape: tuple[int, 
     assert seen["planned"] < 1000 * MEGABYTE + 2 * 4 * shape[0] * shape[1]
     limited = measure(sources, tmp_path / "limited", max_memory=seen["planned"] + 10 * MEGABYTE)
     assert limited["peak"] <= seen["planned"] + 10 * MEGABYTE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(4096, 4096), (3072, 9000), (9000, 3072)], ids=str)
+def test_a_large_gram_matrix_takes_half_of_what_a_small_one_does(tmp_path: Path, shape: tuple[int, int]) -> None:
+    sources = write_matrices(tmp_path, {"a": shape}, flat=True)
+    small, large = measure(sources, tmp_path / "small"), measure(sources, tmp_path / "large", large=3000)
+    assert large["routes"] == ["gram"]
+    assert large["planned"] < small["planned"] - 7 * min(shape) ** 2
+    assert large["peak"] <= large["planned"]
 
 
 @pytest.mark.slow

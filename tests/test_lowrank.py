@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safelox.lowrank import Certificate, DenseRows, LowRank, block_bounds, top_singular
+from safelox.lowrank import exact as exact_module
 from safelox.lowrank.certificate import (
     ENERGY_TOLERANCE_KEPT,
     ENERGY_TOLERANCE_TOTAL,
@@ -200,6 +202,39 @@ def test_gram_route_both_ways() -> None:
         assert result.certificate.route == "gram"
         assert result.certificate.failure_probability == 0.0
         check(matrix, result)
+
+
+@pytest.mark.parametrize("rank", [RANK, 40])
+@pytest.mark.parametrize("kind", ["flat", "wide", "equal", "few", "steep"])
+def test_leading_vectors_of_a_large_gram_matrix_are_as_good_as_those_of_all(
+    monkeypatch: pytest.MonkeyPatch, kind: str, rank: int
+) -> None:
+    values = {
+        "flat": spectrum("flat", 300),
+        "wide": spectrum("flat", 300),
+        "equal": torch.full((300,), 0.3, dtype=torch.float64),
+        "few": torch.cat([torch.logspace(0, -2, 10), torch.zeros(290)]).double(),
+        "steep": torch.cat([torch.logspace(3, 1, 10), torch.linspace(1, 0.8, 290)]).double(),
+    }[kind]
+    matrix = with_spectrum(*((300, 420) if kind == "wide" else (420, 300)), values)
+    whole = gram_route(DenseRows(matrix), rank, sweeps=0)
+    monkeypatch.setattr(exact_module, "LARGE", 299)
+    monkeypatch.setattr(torch.linalg, "eigh", refuse_large(torch.linalg.eigh, 299))
+    found = gram_route(DenseRows(matrix), rank, sweeps=0)
+    assert found.certificate.captured == pytest.approx(whole.certificate.captured, rel=2e-5)
+    assert found.certificate.lost_bound <= whole.certificate.lost_bound + 1e-4 * whole.certificate.captured
+    assert torch.equal(found.left, gram_route(DenseRows(matrix), rank, sweeps=0).left)
+    check(matrix, found)
+
+
+def refuse_large(function: Any, size: int) -> Any:
+    """The function, which may not be called with matrices as large as `size`."""
+
+    def call(matrix: torch.Tensor) -> Any:
+        assert len(matrix) < size
+        return function(matrix)
+
+    return call
 
 
 def test_flat_spectra_take_an_exact_route_and_decaying_ones_do_not() -> None:

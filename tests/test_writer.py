@@ -25,7 +25,6 @@ from safelox.errors import TargetError
 from safelox.writer import MANIFEST_NAME, FileHash, FilePlan, Target, disk
 from safelox.writer import outfile as outfile_module
 from safelox.writer import target as target_module
-from safelox.writer.disk import human_bytes
 from safelox.writer.journal import Journal
 from safelox.writer.outfile import Coverage
 from writing import EXTRA, PLANS, WORK, assert_result, assert_whole, expected, items, write_items, write_result
@@ -632,7 +631,7 @@ def test_a_mounted_disk_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_too_little_space_is_told_in_numbers(out: Path) -> None:
-    with pytest.raises(TargetError, match=r"1\.2 EB|1152921\.5 TB are needed and [\d.]+ [kMGT]B are free"):
+    with pytest.raises(TargetError, match=r"1152922 TB are needed and [\d.]+ [kMGT]B are free"):
         Target(out / "deep", [FilePlan("f", b"", 2**60)], fingerprint="a")
     assert not list(out.parent.iterdir())
 
@@ -647,7 +646,7 @@ def test_what_a_partial_folder_holds_is_not_needed_again(out: Path, monkeypatch:
     with Target(out, [plan], fingerprint="a") as target:
         assert target.done == {"a"}
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(250_000))
-    with pytest.raises(TargetError, match=r"2[89]\d\.\d kB are needed and 250\.0 kB are free"):
+    with pytest.raises(TargetError, match=r"2[89]\d kB are needed and 250 kB are free"):
         Target(out, [plan], fingerprint="a")
 
 
@@ -752,11 +751,3 @@ def test_a_run_that_comes_while_another_finishes_is_refused(out: Path, monkeypat
         open_target(out)
     assert_whole(out)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (12_345_678_901, "12.3 GB")],
-)
-def test_bytes_for_people(count: int, text: str) -> None:
-    assert human_bytes(count) == text

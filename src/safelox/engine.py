@@ -17,12 +17,13 @@ from safelox.delta import DeltaRows, exact_factors, prefetch
 from safelox.errors import CheckpointError, PairingError, UsageError
 from safelox.lowrank import LowRank, block_bounds, top_singular
 from safelox.lowrank.decomposition import SMALL
-from safelox.lowrank.exact import GRAM_ROWS, factored_svd
+from safelox.lowrank.exact import GRAM_ROWS, LARGE, factored_svd
 from safelox.lowrank.krylov import MAX_KRYLOV_COLUMNS
 from safelox.lowrank.krylov import SAMPLE_ROWS as START_ROWS
 from safelox.machine import resident_memory
 from safelox.manifest import Route
 from safelox.pairing import Matrix, Pairing, pair
+from safelox.units import format_bytes
 
 T = TypeVar("T")
 
@@ -168,7 +169,8 @@ def memory_of(matrix: Matrix) -> int:
         return 32 * matrix.rows * matrix.columns + SCRATCH_BYTES
     # Per direction: its image on the left; basis and images in fp32, both in fp64 and three more of that size.
     krylov = MAX_KRYLOV_COLUMNS * (4 * matrix.rows + 48 * matrix.columns)
-    gram = 16 * smaller**2  # the Gram matrix, its eigenvectors, and twice that for the solver
+    # The Gram matrix, its eigenvectors, and twice that for the solver; of a large one, itself and a copy.
+    gram = (8 if smaller > LARGE else 16) * smaller**2
     slab = 12 * GRAM_ROWS * matrix.columns if matrix.rows < matrix.columns else 0
     sample = 12 * START_ROWS * matrix.columns
     # Of the smaller pieces some more, since the allocator does not give back all that is freed.
@@ -196,8 +198,8 @@ def worker_count(models: Pair, workers: int | None, max_memory: int | None) -> i
     fitting = (limit - present) // memory_of(hungriest)
     if fitting < 1 and max_memory is not None:
         raise UsageError(
-            f"--max-memory of {max_memory / 1e9:.2f} GB is too little: {hungriest.label} ({hungriest.rows} x "
-            f"{hungriest.columns}) needs {(present + memory_of(hungriest)) / 1e9:.2f} GB."
+            f"--max-memory of {format_bytes(max_memory)} is too little: {hungriest.label} ({hungriest.rows} x "
+            f"{hungriest.columns}) needs {format_bytes(present + memory_of(hungriest))}."
         )
     return max(1, min(wanted, fitting))
 

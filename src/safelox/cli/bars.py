@@ -19,7 +19,7 @@ from rich.progress import Task as RichTask
 from rich.table import Column
 from rich.text import Text
 
-from safelox.cli.units import format_amount, format_part
+from safelox.units import format_amount, format_part
 
 
 class Bars:

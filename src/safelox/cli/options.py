@@ -9,8 +9,8 @@ from typing import Annotated, Literal, TypedDict
 
 from typer import Argument, Option
 
-from safelox.cli.units import parse_bytes
 from safelox.errors import UsageError
+from safelox.units import parse_bytes
 
 DtypeName = Literal["bf16", "fp16", "fp32"]
 
@@ -22,6 +22,10 @@ Base = Annotated[
     ),
 ]
 Aligned = Annotated[str, Argument(metavar="ALIGNED", help="The safety-aligned model, likewise.")]
+Model = Annotated[
+    str,
+    Argument(metavar="MODEL", help="A folder, or org/name[@revision] on the hub; +ADAPTER adds a LoRA."),
+]
 Out = Annotated[Path, Argument(metavar="OUT", help="Folder of the result: a new or an empty one.")]
 Rank = Annotated[
     str,
@@ -30,16 +34,16 @@ Rank = Annotated[
 Coef = Annotated[float, Option("--coef", help="How far to extrapolate; 0 copies the aligned model.")]
 Include = Annotated[
     list[str] | None,
-    Option("--include", metavar="GLOB", help="Extrapolate only tensors whose name matches; may be repeated."),
+    Option("--include", metavar="GLOB", help="Take only tensors whose name matches; may be repeated."),
 ]
 Exclude = Annotated[
     list[str] | None,
-    Option("--exclude", metavar="GLOB", help="Keep tensors whose name matches as aligned; may be repeated."),
+    Option("--exclude", metavar="GLOB", help="Leave out tensors whose name matches; may be repeated."),
 ]
-NoEmbeddings = Annotated[bool, Option("--no-embeddings", help="Keep embeddings and output head as aligned.")]
+NoEmbeddings = Annotated[bool, Option("--no-embeddings", help="Leave out embeddings and output head.")]
 Vocab = Annotated[
     Literal["error", "common"],
-    Option("--vocab", help="Where the vocabularies differ: stop, or extrapolate the tokens that both have."),
+    Option("--vocab", help="Where the vocabularies differ: stop, or take the tokens that both have."),
 ]
 Device = Annotated[str, Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...")]
 Workers = Annotated[int | None, Option("--workers", metavar="N", help="Parallel workers; else as many as fit.")]
@@ -56,7 +60,7 @@ Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress and no summary
 
 
 class Common(TypedDict):
-    """What `harden`, `plan_harden` and `decompose` all take, under the library's names."""
+    """What `harden`, `plan_harden`, `decompose` and `drift` all take, under the library's names."""
 
     include: Sequence[str]
     exclude: Sequence[str]
@@ -107,3 +111,15 @@ def parse_rank(text: str) -> int | Literal["full"]:
         return int(text)
     except ValueError:
         raise UsageError(f"--rank: {text!r} is neither an integer nor `full`.") from None
+
+
+def read_text(option: str, path: Path) -> str:
+    """The text of the file that an option names, without the line ends at its end.
+
+    Raises:
+        UsageError: there is no such text file.
+    """
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option}: {path} cannot be read as UTF-8 text: {error}") from error

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from safelox.cli.units import format_amount, format_part, format_seconds
 from safelox.progress import NULL, Progress
+from safelox.units import format_amount, format_part, format_seconds
 
 LINE_INTERVAL_SECONDS = 5.0
 

@@ -11,6 +11,7 @@ from typing import Self
 
 from safelox.errors import TargetError
 from safelox.subspace.description import is_subspace, unfinished_header
+from safelox.units import format_bytes
 from safelox.writer import disk
 from safelox.writer.disk import explained
 
@@ -118,8 +119,8 @@ class PartialFile:
         free = shutil.disk_usage(self.path.parent).free
         if size > free:
             raise TargetError(
-                f"{self.file.parent}: not enough space on the disk: {disk.human_bytes(size)} are needed and "
-                f"{disk.human_bytes(free)} are free. Free some or choose another FILE."
+                f"{self.file.parent}: not enough space on the disk: {format_bytes(size)} are needed and "
+                f"{format_bytes(free)} are free. Free some or choose another FILE."
             )
 
     def _close(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safelox.errors import TargetError
+from safelox.units import format_bytes
 
 _HINTS = {
     errno.ENOSPC: " Free some space or choose another place.",
@@ -26,14 +27,6 @@ def explained(path: Path, failed: str = "cannot be written") -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise TargetError(f"{path}: {failed}: {reason}.{_HINTS.get(error.errno or 0, '')}") from error
-
-
-def human_bytes(count: int) -> str:
-    """A number of bytes for people: 12.3 GB."""
-    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while value >= 999.95 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
 
 
 def resolve(path: Path) -> Path:
@@ -112,8 +105,8 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if needed - held > free:
         raise TargetError(
-            f"{folder.parent}: not enough space on the disk: {human_bytes(needed - held)} are needed and "
-            f"{human_bytes(free)} are free. Free some or choose another place."
+            f"{folder.parent}: not enough space on the disk: {format_bytes(needed - held)} are needed and "
+            f"{format_bytes(free)} are free. Free some or choose another place."
         )
 
 

@@ -5,7 +5,6 @@ then appends them to the journal, many at a time. The hasher follows the part of
 its first byte on, while it is still in the page cache. Neither holds the lock while it waits for the disk.
 """
 
-import contextlib
 import hashlib
 import json
 import shutil
@@ -17,17 +16,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from safelox.errors import TargetError
-from safelox.manifest import MANIFEST_NAME
 from safelox.writer import disk
 from safelox.writer.disk import explained
-from safelox.writer.journal import Journal
 from safelox.writer.outfile import OutFile
+from safelox.writer.place import Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
-_JOURNAL_NAME = ".safelox-journal"
 _ROUND_SECONDS = 0.5  # the least time from one commit to the next: each makes the disk flush its cache
 _PIECE_BYTES = 8 << 20  # what is hashed at once: enough that the thread seldom asks for the interpreter lock
 
@@ -54,9 +51,9 @@ class FileHash(NamedTuple):
 class Target:
     """The folder being written: `folder` (OUT.partial) until `finish` gives it its name.
 
-    A context manager: left without `finish`, whatever the reason, it keeps what is durable, to be resumed by
-    the next Target with the same `out`, files and fingerprint. `write` and `complete` may be called from any
-    number of threads; these should have ended when the context is left.
+    A context manager: left without `finish`, whatever the reason, it keeps what is durable, to be resumed by the next
+    Target with the same `out`, files and fingerprint; the error that led there is given a note that says so. `write`
+    and `complete` may be called from any number of threads; these should have ended when the context is left.
 
     Attributes:
         folder: where the files are until `finish`; further files may be put there with `copy` and `put`.
@@ -84,10 +81,8 @@ class Target:
         Raises:
             TargetError: the result cannot be written there; nothing was changed.
         """
-        self.out = disk.resolve(out)
-        self.folder = self.out.parent / f"{self.out.name}.partial"
-        self._old = self.out.parent / f"{self.out.name}.safelox-old"
-        self._overwrite = overwrite
+        self._place = Place(out, overwrite=overwrite)
+        self.out, self.folder = self._place.out, self._place.folder
         self._files: list[OutFile] = []
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
@@ -95,43 +90,34 @@ class Target:
         self._given = self._durable = self._writing = 0
         self._new = self._hurry = self._closed = False
         self._failure: Exception | None = None
-        paths = [self._place(plan.name) for plan in files]
+        paths = [self._place.path(plan.name) for plan in files]
         assert len(set(paths)) == len(paths), "two files of the result have one name"
         with explained(self.out):
-            for folder in (self.out, self.folder, self._old):
-                disk.refuse_sources(folder, sources)
-            self._refuse_occupied()
-            disk.refuse_foreign(self.folder, _JOURNAL_NAME)
-            disk.refuse_full_disk(self.folder, sum(plan.size for plan in files))
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._journal = Journal(self.folder / _JOURNAL_NAME)
+            self._place.open(sum(plan.size for plan in files), sources)
         try:
             with explained(self.out):
-                self._open(files, fingerprint)
+                self._open(files, paths, fingerprint)
         except BaseException:
             self.abort()
             raise
 
-    def _open(self, files: Sequence[FilePlan], fingerprint: str) -> None:
-        if self._old.exists() and not self.out.exists():
-            self._old.rename(self.out)  # a run was killed between the two renames of an overwrite
-        self._refuse_occupied()
+    def _open(self, files: Sequence[FilePlan], paths: Sequence[Path], fingerprint: str) -> None:
+        self._place.recover()
         plan = [(file.name, file.size, hashlib.sha256(file.header).hexdigest()) for file in files]
         identity = hashlib.sha256(json.dumps([fingerprint, plan]).encode()).hexdigest()
-        paths = [self._place(file.name) for file in files]
-        entries = self._journal.read(identity)
+        entries = self._place.journal.read(identity)
         if any(disk.size(path) != file.size for path, file in zip(paths, files, strict=True)):
             entries = None
         self._new = entries is None
-        disk.clear(self.folder, keep={self._journal.path, *(() if self._new else paths)})
+        self._place.clear(keep=() if self._new else paths)
         if self._new:
-            self._journal.restart()
+            self._place.journal.restart()
         for path, file in zip(paths, files, strict=True):
             self._files.append(OutFile(path, file.header, file.size, new=self._new))
         if self._new:
             disk.sync_tree(self.folder)
             disk.sync(self.folder.parent)
-            self._journal.append([identity])
+            self._place.journal.append([identity])
         self.records: dict[str, dict[str, object]] = {}
         for entry in entries or ():
             self._count(entry["item"], entry["record"], entry["spans"])
@@ -211,7 +197,7 @@ class Target:
         known = {file.path: file.sha256 for file in self._files}
         result = {}
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and path != self._journal.path:
+            if path.is_file() and path != self._place.journal.path:
                 with explained(path, "cannot be read back"), path.open("rb") as stream:
                     sha256 = known.get(path) or hashlib.file_digest(stream, "sha256").hexdigest()
                 result[path.relative_to(self.folder).as_posix()] = FileHash(path.stat().st_size, sha256)
@@ -227,42 +213,18 @@ class Target:
             last(hashes)
         with explained(self.out):
             disk.sync_tree(self.folder)
-            self._rename()
+            self._place.rename()
         self._stop()
-        self._journal.close()
-
-    def _rename(self) -> None:
-        self._refuse_occupied()  # others may have put something there since the start
-        replaces = self.out.exists() and any(self.out.iterdir())
-        if replaces:
-            if self._old.exists():
-                shutil.rmtree(self._old)
-            self.out.rename(self._old)
-        try:
-            self.folder.rename(self.out)
-        except OSError:
-            if replaces:
-                self._old.rename(self.out)
-            raise
-        disk.sync(self.out.parent)
-        # Not before: as long as the folder has its old name, the locked journal keeps other runs away.
-        (self.out / _JOURNAL_NAME).unlink()
-        disk.sync(self.out)
-        if replaces:
-            with explained(self._old, f"{self.out} is new and whole, but what it replaces cannot be deleted"):
-                shutil.rmtree(self._old)
+        self._place.close()
 
     def abort(self) -> None:
         """Stop: commit what is complete and keep it for resuming; where there is nothing, leave nothing."""
         if self._closed:
             return
         self._stop()
-        if self._new and self._durable == 0 and self.folder.exists():
-            with contextlib.suppress(OSError):  # the error that led here is the one to be seen
-                disk.clear(self.folder, keep={self._journal.path})
-                self._journal.path.unlink()
-                self.folder.rmdir()
-        self._journal.close()
+        if self._new and self._durable == 0:
+            self._place.remove()
+        self._place.close()
 
     def __enter__(self) -> Self:
         return self
@@ -271,6 +233,8 @@ class Target:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.abort()
+        if isinstance(error, Exception) and self.resumable:
+            error.add_note(f"What is done so far is kept in {self.folder}: run the same again to go on from there.")
 
     def _stop(self) -> None:
         with self._changed:
@@ -285,21 +249,10 @@ class Target:
     def _settled(self) -> bool:
         return self._durable == self._given and all(file.hashed == file.size for file in self._files)
 
-    def _place(self, name: str) -> Path:
-        path = Path(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise TargetError(f"{name!r} is no name of a file inside a model's folder: the model's index is wrong.")
-        assert path.parts[0] != _JOURNAL_NAME, "the journal's name is taken"
-        return self.folder / path
-
     def _place_other(self, name: str) -> Path:
-        path = self._place(name)
+        path = self._place.path(name)
         assert all(path != file.path for file in self._files), f"{name} is a weights file"
         return path
-
-    def _refuse_occupied(self) -> None:
-        # A finished folder is known as ours by its manifest, so that it may be overwritten.
-        disk.refuse_occupied(self.out, self._overwrite, MANIFEST_NAME)
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -326,7 +279,7 @@ class Target:
                 return
             for file in sorted({file for _, files in batch for file in files}):
                 self._files[file].sync()
-            self._journal.append([line for line, _ in batch])
+            self._place.journal.append([line for line, _ in batch])
             with self._changed:
                 self._durable += len(batch)
                 self._changed.notify_all()
