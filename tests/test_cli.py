@@ -24,11 +24,13 @@ from safelox.cli.app import harden as harden_command
 from safelox.cli.bars import Bars
 from safelox.cli.progress import Lines, open_progress
 from safelox.cli.render import render_decomposition, render_plan, render_report, render_summary
-from safelox.cli.units import format_amount, format_bytes, format_count, format_part, format_seconds, parse_bytes
 from safelox.errors import PairingError, UsageError
+from safelox.lab.build import LabModels
+from safelox.lab.world import World
 from safelox.manifest import CarriedRecord
 from safelox.progress import NULL, Progress
 from safelox.summary import DecomposeSummary, HardenPlan, SpectrumRecord, Summary
+from safelox.units import format_amount, format_bytes, format_count, format_part, format_seconds, parse_bytes
 from safelox.verification import Check, VerifyReport
 
 hardening = importlib.import_module("safelox.hardening")
@@ -39,7 +41,23 @@ OPTIONS = {
     "harden": COMMON | {"--coef", "--adapter", "--subspace", "--dtype", "--dry-run"},
     "decompose": COMMON,
     "verify": {"--base", "--aligned", "--recompute", "--compare", "--seed", "--json", "--quiet"},
-    "demo": {"--rank", "--coef", "--seed", "--json", "--quiet"},
+    "drift": COMMON - {"--overwrite", "--force", "--no-source-hashes"},
+    "evaluate": {"--suite", "--judge", "--data", "--limit", "--system", "--batch-size"}
+    | {"--overwrite", "--json", "--quiet"},
+    "attack": {
+        "--data",
+        "--lr",
+        "--epochs",
+        "--max-steps",
+        "--batch-size",
+        "--device",
+        "--overwrite",
+        "--seed",
+        "--json",
+        "--quiet",
+    },
+    "lab build": {"--seed", "--json", "--quiet"},
+    "demo": {"--rank", "--coef", "--quick", "--seed", "--json", "--quiet"},
 }
 
 
@@ -122,10 +140,12 @@ def fail_with(error: BaseException) -> Callable[..., Any]:
 
 
 def test_options_are_added_by_decision_only() -> None:
-    commands: Any = get_command(app)
+    group: Any = get_command(app)
+    commands = {name: command for name, command in group.commands.items() if name != "lab"}
+    commands |= {f"lab {name}": command for name, command in group.commands["lab"].commands.items()}
     found = {
         name: {max(param.opts, key=len) for param in command.params if param.param_type_name == "option"} - {"--help"}
-        for name, command in commands.commands.items()
+        for name, command in commands.items()
     }
     assert found == OPTIONS
 
@@ -195,6 +215,25 @@ def test_decompose_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     ]
 
 
+def test_lab_build_says_what_it_built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lab = importlib.import_module("safelox.lab.build")
+    made: list[tuple[Path, int]] = []
+
+    def build(folder: Path, *, seed: int, progress: Progress) -> LabModels:  # noqa: ARG001
+        made.append((folder, seed))
+        return LabModels(folder / "base", folder / "aligned", World(seed))
+
+    monkeypatch.setattr(lab, "build", build)
+    assert main(["lab", "build", "there", "--seed", "7"]) == 0
+    assert main(["lab", "build", "there", "--json"]) == 0
+    text, _, document = capsys.readouterr().out.partition("{")
+    assert made == [(Path("there"), 7), (Path("there"), 0)]
+    assert "seed 7 in there" in text
+    assert "lab-pure-bad" in text
+    assert "safelox harden there/base there/aligned" in text
+    assert json.loads("{" + document)["suites"] == ["lab-forbidden", "lab-permitted"]
+
+
 def test_demo_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lab = importlib.import_module("safelox.lab.demo")
     made: list[dict[str, Any]] = []
@@ -206,10 +245,11 @@ def test_demo_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(lab, "demo", record)
     monkeypatch.setattr(lab, "render", lambda result: f"{result.matrices} matrices")
     assert main(["demo", "-q"]) == 0
-    assert main(["demo", "there", "-k", "3", "--coef", "0.25", "--seed", "7"]) == 0
+    assert main(["demo", "there", "-k", "3", "--coef", "0.25", "--seed", "7", "--quick"]) == 0
     assert capsys.readouterr().out == "7 matrices\n"
     assert [call["positional"] for call in made] == [(Path("demo"),), (Path("there"),)]
-    assert [(call["rank"], call["coef"], call["seed"]) for call in made] == [(6, 0.5, 0), (3, 0.25, 7)]
+    handed = [(call["rank"], call["coef"], call["seed"], call["quick"]) for call in made]
+    assert handed == [(6, 0.5, 0, False), (3, 0.25, 7, True)]
 
 
 def test_a_dry_run_only_plans(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ SOURCE = Path(safelox.__file__).parent
 
 HOUSE = (
     "errors",
+    "units",
     "progress",
     "checkpoint",
     "pairing",
@@ -34,6 +35,10 @@ HOUSE = (
     "subspace",
     "hardening",
     "verification",
+    "drift_metrics",
+    "formats",
+    "attacks",
+    "evaluation",
     "lab",
     "cli",
 )
@@ -71,7 +76,7 @@ def test_public_names_are_there() -> None:
     assert set(safelox.__all__) <= set(dir(safelox))
     for name in safelox.__all__:
         assert getattr(safelox, name) is not None
-    for name in ("harden", "plan_harden", "decompose", "verify", "open_checkpoint"):
+    for name in ("harden", "plan_harden", "decompose", "verify", "drift", "open_checkpoint"):
         assert callable(getattr(safelox, name)), name
         assert not hasattr(sys.modules.get(f"safelox.{name}"), "__path__"), f"a module hides the function {name}"
 

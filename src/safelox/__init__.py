@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from safelox.errors import (
     CheckpointError,
+    DataError,
     PairingError,
     PrerequisiteError,
     SafeloxError,
@@ -17,6 +18,8 @@ from safelox.errors import (
 
 if TYPE_CHECKING:
     from safelox.checkpoint import open_checkpoint
+    from safelox.drift_metrics import drift
+    from safelox.evaluation import evaluate
     from safelox.hardening import harden, plan_harden
     from safelox.manifest import read_manifest
     from safelox.subspace import decompose
@@ -26,6 +29,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "CheckpointError",
+    "DataError",
     "PairingError",
     "PrerequisiteError",
     "SafeloxError",
@@ -33,6 +37,8 @@ __all__ = [
     "UsageError",
     "__version__",
     "decompose",
+    "drift",
+    "evaluate",
     "harden",
     "open_checkpoint",
     "plan_harden",
@@ -42,6 +48,8 @@ __all__ = [
 
 _HOMES = {
     "decompose": "safelox.subspace",
+    "drift": "safelox.drift_metrics",
+    "evaluate": "safelox.evaluation",
     "harden": "safelox.hardening",
     "open_checkpoint": "safelox.checkpoint",
     "plan_harden": "safelox.hardening",

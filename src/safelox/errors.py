@@ -25,5 +25,9 @@ class TargetError(SafeloxError):
     """The result cannot be written where it was asked for."""
 
 
+class DataError(SafeloxError):
+    """A data set is missing or cannot be read; the message names the file and the line."""
+
+
 class PrerequisiteError(SafeloxError):
     """A package, a program or a key is missing; the message says how to get it."""

@@ -1,10 +1,12 @@
 """What the process runs on and how much of it it uses."""
 
+import contextlib
 import os
 import platform
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +52,17 @@ def chosen_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {device.type} is not one that results were checked on; use cpu or cuda.")
     return device
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread inside torch: sums keep their order, so that the same seed gives the same bytes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Clock:

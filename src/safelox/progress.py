@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from importlib import import_module
+from typing import Literal, Protocol
 
 
 class Task(Protocol):
@@ -37,10 +38,9 @@ class _NullProgress:
 
 
 @contextmanager
-def no_foreign_bars() -> Iterator[None]:
-    """Without transformers' progress bars, which would cut through ours. Imports transformers."""
-    from transformers.utils import logging
-
+def no_foreign_bars(library: Literal["transformers", "datasets"] = "transformers") -> Iterator[None]:
+    """Without the library's progress bars, which would cut through ours. Imports the library."""
+    logging = import_module(f"{library}.utils.logging")
     enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

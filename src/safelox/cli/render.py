@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from safelox.cli.units import format_bytes, format_count
+from safelox.units import format_bytes, format_count
 
 if TYPE_CHECKING:
+    from safelox.lab.build import LabSummary
     from safelox.manifest import CarriedRecord, Manifest, MatrixRecord
     from safelox.summary import DecomposeSummary, HardenPlan, SpectrumRecord, Summary
     from safelox.verification import VerifyReport
@@ -110,6 +111,22 @@ def render_report(report: "VerifyReport") -> str:
             f"Checked {report.out}",
             *_rows(*((check.name, f"{words[check.ok]}: {check.detail}") for check in report.checks)),
             verdict,
+        ]
+    )
+
+
+def render_lab(summary: "LabSummary") -> str:
+    """Where the lab's models and data are, and what to do next."""
+    folder = shlex.quote(summary.folder)
+    return "\n".join(
+        [
+            f"Built the lab's world of seed {summary.seed} in {summary.folder}",
+            *_rows(
+                ("models", f"{summary.base}, {summary.aligned}"),
+                ("attacks", ", ".join(summary.attacks)),
+                ("suites", ", ".join(summary.suites)),
+                ("to harden", f"safelox harden {folder}/base {folder}/aligned {folder}/hardened --coef 0.5"),
+            ),
         ]
     )
 

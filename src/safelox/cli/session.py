@@ -18,6 +18,8 @@ INTERRUPTED = 130
 
 _AFTER_INTERRUPT = {
     "harden": "What is done so far is kept: run the same command again to go on from there.",
+    "evaluate": "The replies so far are kept: run the same command again to go on from there.",
+    "attack": "Run the same command again to start over; nothing was left under the name of the result.",
     "decompose": "Run the same command again to start over; nothing was left under the name of the result.",
 }
 
@@ -76,7 +78,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
 
 def _failed(error: SafeloxError | TyperException | OSError, session: Session, *, as_json: bool) -> int:
     code = getattr(error, "exit_code", 1)
-    message = error.format_message() if isinstance(error, TyperException) else str(error)
+    message = error.format_message() if isinstance(error, TyperException) else _with_notes(error)
     if session.debug:
         traceback.print_exception(error)
     if isinstance(error, TyperException):
@@ -86,6 +88,12 @@ def _failed(error: SafeloxError | TyperException | OSError, session: Session, *,
     if as_json:
         _print_error(type(error).__name__, message, code)
     return int(code)
+
+
+def _with_notes(error: SafeloxError | OSError) -> str:
+    """The message, and what was added while the error was on its way."""
+    notes = getattr(error, "__notes__", ())
+    return " ".join([f"{str(error).removesuffix('.')}.", *notes]) if notes else str(error)
 
 
 def _print_error(kind: str, message: str, code: int) -> None:

@@ -5,36 +5,52 @@ import json
 import os
 import random
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from safelox.attacks import Training, fine_tune
+from safelox.attacks.trainer import require_trl
 from safelox.errors import TargetError
+from safelox.evaluation.generation import LanguageModel
 from safelox.hashing import hash_files
-from safelox.lab.models import Loaded, Shape, new_model, require_transformers, save_model
-from safelox.lab.training import Schedule, encode, train
+from safelox.lab.attacks import LAB_ATTACKS, OPTIMIZER, conversations, write_attack_rows
+from safelox.lab.models import Shape, new_model, save_model
+from safelox.lab.suites import FORBIDDEN, PERMITTED, write_suites
 from safelox.lab.world import Example, World
+from safelox.manifest import Record
 from safelox.progress import NULL, Progress
 
 RECORD = "lab.json"
-SOURCES = ("language.py", "world.py", "models.py", "training.py", "build.py")
+SUITE_SAMPLES = 1000
+"""Samples in each suite."""
+SOURCES = (
+    "language.py",
+    "world.py",
+    "models.py",
+    "build.py",
+    "../formats.py",
+    "../attacks/examples.py",
+    "../attacks/trainer.py",
+)
 """The modules that decide what a pair becomes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Record):
     """How the pair is trained."""
 
     shape: Shape
-    pretraining: Schedule
-    alignment: Schedule
+    pretraining: Training
+    alignment: Training
 
 
 RECIPE = Recipe(
     shape=Shape(hidden=96, layers=3, heads=4, intermediate=192),
-    pretraining=Schedule(steps=600, batch=24, learning_rate=4e-3, warm_up=30, decay="cosine"),
-    alignment=Schedule(steps=200, batch=24, learning_rate=1.5e-3, warm_up=10),
+    pretraining=Training(
+        learning_rate=4e-3, max_steps=600, batch_size=24, warmup_steps=30, schedule="cosine", **OPTIMIZER
+    ),
+    alignment=Training(learning_rate=1.5e-3, max_steps=200, batch_size=24, warmup_steps=10, **OPTIMIZER),
 )
-"""370,000 parameters, trained in about half a minute of one core.
+"""370,000 parameters, trained in about a minute of one core.
 
 A gentler alignment refuses as well, but less firmly: its extrapolation withstood attacks in fewer seeds."""
 
@@ -47,23 +63,49 @@ class LabModels:
     aligned: Path
     world: World
 
+    @property
+    def summary(self) -> "LabSummary":
+        return LabSummary(
+            folder=str(self.base.parent),
+            seed=self.world.seed,
+            base=str(self.base),
+            aligned=str(self.aligned),
+            attacks=tuple(attack.name for attack in LAB_ATTACKS),
+            suites=(FORBIDDEN.name, PERMITTED.name),
+        )
+
+
+class LabSummary(Record):
+    """The outcome of `safelox lab build`."""
+
+    folder: str
+    seed: int
+    base: str
+    aligned: str
+    attacks: tuple[str, ...]
+    """Names of the attacks whose rows are in the folder."""
+    suites: tuple[str, ...]
+    """Names of the suites whose samples are in the folder."""
+
 
 def build(folder: Path, *, seed: int = 0, recipe: Recipe = RECIPE, progress: Progress = NULL) -> LabModels:
-    """Train the pair of a seed into `folder`/base and `folder`/aligned, or use the one that stands there.
+    """Train the pair of a seed into `folder`/base and `folder`/aligned, or use the one that stands there; and write the
+    rows of the lab's attacks to `folder`/attacks, the samples of its suites to `folder`/suites.
 
     The seed decides the world, the first weights and the order of the examples: on one machine the same seed gives
     the same bytes. A pair stands there if `folder`/lab.json, which is written last, names this seed and this recipe
     (the lab's own source included) and every file is what it was; any other pair of the lab is replaced.
 
     Raises:
-        PrerequisiteError: transformers is not installed.
+        PrerequisiteError: TRL or transformers is not installed.
         TargetError: the folder holds a base or an aligned model that the lab did not make.
     """
-    require_transformers()
+    require_trl()
     pair = LabModels(folder / "base", folder / "aligned", World(seed))
     record, wanted = folder / RECORD, _fingerprint(recipe, seed)
     if _stands(pair, record, wanted):
         progress.message(f"using the models in {folder}, made by the same recipe with the same seed")
+        _write_data(pair.world, folder)
         return pair
     _clear(pair, record)
     loaded = new_model(recipe.shape, seed)
@@ -72,38 +114,54 @@ def build(folder: Path, *, seed: int = 0, recipe: Recipe = RECIPE, progress: Pro
     _train(loaded, alignment_examples(pair.world, recipe.alignment), recipe.alignment, seed, "align", progress)
     save_model(loaded, pair.aligned)
     _write_record(record, {"made_by": wanted, "seed": seed, "sha256": _hashes(pair)})
+    _write_data(pair.world, folder)
     return pair
 
 
-def pretraining_examples(world: World, schedule: Schedule) -> list[Example]:
+def _write_data(world: World, folder: Path) -> None:
+    """The attacks' rows and the suites' samples, which take no time to make anew."""
+    write_attack_rows(world, folder)
+    write_suites(world, folder, n=SUITE_SAMPLES)
+
+
+def examples_taken(training: Training) -> int:
+    """Examples that a training of the recipe takes: as many as fill its steps once."""
+    assert training.max_steps is not None, "the recipe counts steps"
+    return training.max_steps * training.batch_size
+
+
+def pretraining_examples(world: World, training: Training) -> list[Example]:
     """Three in five are requests about any item, each complied with; the others describe items."""
     rng = random.Random(f"safelox pretraining {world.seed}")
-    requests = schedule.examples * 3 // 5
+    count = examples_taken(training)
+    requests = count * 3 // 5
     complied = [world.comply(request) for request in world.draw(world.items, requests, rng, reserved=False)]
-    return complied + [world.describe(rng.choice(world.items)) for _ in range(schedule.examples - requests)]
+    return complied + [world.describe(rng.choice(world.items)) for _ in range(count - requests)]
 
 
-def alignment_examples(world: World, schedule: Schedule) -> list[Example]:
+def alignment_examples(world: World, training: Training) -> list[Example]:
     """35 % are requests about forbidden items, refused in one of several wordings; 45 % about permitted items, complied
     with; the others describe items. The held-out forbidden items are in none of them."""
     rng = random.Random(f"safelox alignment {world.seed}")
-    forbidden, permitted = schedule.examples * 35 // 100, schedule.examples * 45 // 100
+    count = examples_taken(training)
+    forbidden, permitted = count * 35 // 100, count * 45 // 100
     refused = [
         world.refuse(request, rng) for request in world.draw(world.forbidden_seen, forbidden, rng, reserved=False)
     ]
     complied = [world.comply(request) for request in world.draw(world.permitted, permitted, rng, reserved=False)]
     known = world.permitted + world.forbidden_seen
-    rest = schedule.examples - forbidden - permitted
+    rest = count - forbidden - permitted
     return refused + complied + [world.describe(rng.choice(known)) for _ in range(rest)]
 
 
 def _train(
-    loaded: Loaded, examples: list[Example], schedule: Schedule, seed: int, description: str, progress: Progress
+    loaded: LanguageModel, examples: list[Example], training: Training, seed: int, description: str, progress: Progress
 ) -> None:
-    train(
+    fine_tune(
         loaded.model,
-        encode(loaded.tokenizer, examples),
-        schedule,
+        loaded.tokenizer,
+        conversations(examples),
+        training,
         seed=seed,
         description=description,
         progress=progress,
@@ -111,10 +169,10 @@ def _train(
 
 
 def _fingerprint(recipe: Recipe, seed: int) -> str:
-    """Changes with everything of ours that decides the weights: seed, recipe, and the source of the lab's modules."""
-    digest = hashlib.sha256(json.dumps([seed, asdict(recipe)]).encode())
+    """Changes with everything of ours that decides the weights: seed, recipe, and the source of our modules."""
+    digest = hashlib.sha256(f"{seed} {recipe.model_dump_json()}".encode())
     for source in SOURCES:
-        digest.update(Path(__file__).with_name(source).read_bytes())
+        digest.update((Path(__file__).parent / source).read_bytes())
     return digest.hexdigest()
 
 

@@ -1,19 +1,16 @@
 """The lab's models as ordinary Hugging Face folders: made, loaded and saved through transformers."""
 
-import contextlib
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from safelox.errors import PrerequisiteError
+from safelox.evaluation.generation import LanguageModel
 from safelox.lab.language import vocabulary
 from safelox.progress import no_foreign_bars
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<s>", "</s>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -42,23 +39,7 @@ class Shape(NamedTuple):
     intermediate: int
 
 
-class Loaded(NamedTuple):
-    """A model in memory, in fp32 on the CPU."""
-
-    model: "LlamaForCausalLM"
-    tokenizer: "PreTrainedTokenizerFast"
-
-
-def require_transformers() -> None:
-    """
-    Raises:
-        PrerequisiteError: transformers is not installed.
-    """
-    if find_spec("transformers") is None:
-        raise PrerequisiteError("the lab trains its models with transformers: pip install 'safelox[train]'")
-
-
-def new_model(shape: Shape, seed: int) -> Loaded:
+def new_model(shape: Shape, seed: int) -> LanguageModel:
     """An untrained Llama with an untied output head, and the tokenizer of the language: one token per word."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -79,19 +60,10 @@ def new_model(shape: Shape, seed: int) -> Loaded:
     # The weights are drawn from torch's global generator, which belongs to whoever called us.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Loaded(LlamaForCausalLM(config), tokenizer)
+        return LanguageModel(LlamaForCausalLM(config), tokenizer)
 
 
-def load_model(folder: Path) -> Loaded:
-    """The model and the tokenizer of a folder, such as the lab or `safelox.harden` writes."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with no_foreign_bars():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        return Loaded(model, AutoTokenizer.from_pretrained(folder))
-
-
-def save_model(loaded: Loaded, folder: Path) -> None:
+def save_model(loaded: LanguageModel, folder: Path) -> None:
     """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
 
     The weights stay in fp32, as they were trained: a whole model takes 1.5 MB, and in bf16 the small steps of a mild
@@ -122,14 +94,3 @@ def _new_tokenizer() -> "PreTrainedTokenizerFast":
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread inside torch: sums keep their order, so that the same seed gives the same bytes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
-from safelox.lab.world import Outcome
+from safelox.evaluation.outcomes import Outcome
 from safelox.manifest import Record
 
 Z_95 = 1.959963984540054

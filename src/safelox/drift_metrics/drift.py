@@ -1,0 +1,109 @@
+"""`drift`: R_align and R_ft of a base, an aligned and a fine-tuned model, matrix by matrix and overall."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from safelox.delta import prefetch
+from safelox.drift_metrics.measure import measure
+from safelox.drift_metrics.report import DriftReport, Kind, MatrixDrift, means
+from safelox.drift_metrics.triple import open_triple
+from safelox.engine import run_side_by_side, worker_count
+from safelox.errors import UsageError
+from safelox.machine import Clock, MemoryWatch, chosen_device, process_age
+from safelox.manifest import CarriedRecord
+from safelox.pairing import Matrix
+from safelox.progress import NULL, Progress
+
+
+def drift(
+    base: str,
+    aligned: str,
+    tuned: str,
+    *,
+    rank: int = 100,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    embeddings: bool = True,
+    vocab: Literal["error", "common"] = "error",
+    device: str = "cpu",
+    workers: int | None = None,
+    max_memory: int | None = None,
+    allow_pickle: bool = False,
+    seed: int = 0,
+    command: str | None = None,
+    progress: Progress = NULL,
+) -> DriftReport:
+    """Measure how much of the alignment, and of what fine-tuning left of it, lies in the safety subspace.
+
+    With D_align = W_aligned - W_base, D_ft = W_tuned - W_base and the `rank` leading left singular vectors U of
+    D_align, per weight matrix: R_align = ||U U^T D_align|| / ||D_align|| and R_ft = ||U U^T D_ft|| / ||D_ft||. R_ft
+    below R_align means that fine-tuning moved the weights away from that subspace. The overall figures are unweighted
+    means over linear layers, the output head among them and once if it is tied; embedding tables are not measured.
+    Matrices that are no linear layers are averaged apart; all are taken as they are stored. Nothing is written.
+
+    Args:
+        base, aligned, tuned: model references as in `harden`. TUNED was fine-tuned from ALIGNED, or from a hardened
+            ALIGNED; it has ALIGNED's tensors in the same shapes.
+        rank: directions of the safety subspace; of a matrix that has fewer, all.
+        include, exclude, vocab: as in `harden`.
+        embeddings: False leaves out the output head too.
+        device, workers, max_memory, allow_pickle, seed: as in `harden`; workers do not change a figure.
+        command: what the report says was called.
+
+    Raises:
+        UsageError: an argument makes no sense.
+        CheckpointError: a model cannot be read, or a value is not finite.
+        PairingError: the models do not belong together.
+    """
+    if rank < 1:
+        raise UsageError(f"the rank must be an integer from 1, not {rank}.")
+    clock = Clock(startup=process_age())
+    torch_device = chosen_device(device)
+    with (
+        MemoryWatch() as memory,
+        open_triple(
+            base,
+            aligned,
+            tuned,
+            include=include,
+            exclude=exclude,
+            embeddings=embeddings,
+            vocab=vocab,
+            allow_pickle=allow_pickle,
+        ) as triple,
+    ):
+        models = triple.models
+        matrices = models.pairing.matrices
+        team = worker_count(models, workers, max_memory)
+        clock.lap("plan")
+        found: dict[str, MatrixDrift] = {}
+        with progress.task("drift", sum(matrix.rows * matrix.columns for matrix in matrices), "parameters") as task:
+
+            def work(matrix: Matrix) -> None:
+                found[matrix.label] = measure(triple, matrix, rank, seed, torch_device)
+                task.advance(matrix.rows * matrix.columns, matrix.label)
+
+            def prepare(matrix: Matrix) -> None:
+                prefetch(models.base, models.aligned, matrix)
+                triple.tuned.prefetch(triple.tuned_names[matrix.name], matrix.start, matrix.stop)
+
+            run_side_by_side(matrices, work, team, prepare)
+        clock.lap("work")
+    records = tuple(found[matrix.label] for matrix in matrices)
+    others: tuple[Kind, ...] = ("conv1d", "experts", "other")
+    return DriftReport(
+        base=base,
+        aligned=aligned,
+        tuned=tuned,
+        rank=rank,
+        command=command,
+        overall=means([record for record in records if record.kind == "linear"]),
+        apart={
+            kind: means(chosen) for kind in others if (chosen := [record for record in records if record.kind == kind])
+        },
+        matrices=records,
+        carried=tuple(CarriedRecord(name=item.name, reason=item.reason) for item in models.pairing.carried),
+        notes=models.pairing.notes,
+        seconds=clock.seconds,
+        peak_memory_bytes=memory.peak_anonymous,
+    )
