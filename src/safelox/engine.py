@@ -154,7 +154,8 @@ def decompose_matrix(
         if not bool(factors.a.isfinite().all() & factors.b.isfinite().all()):
             raise not_finite(delta.matrix.label)
         kept = min(rank, len(factors.a))
-        return factored_svd(factors.b * factors.scale, factors.a, kept), "factors"
+        left, right = (factors.b * factors.scale).to(delta.device), factors.a.to(delta.device)
+        return factored_svd(left, right, kept), "factors"
     try:
         result = top_singular(delta, rank, name=delta.matrix.seed_name, seed=seed, every_rank=every_rank)
     except ValueError:

@@ -28,6 +28,7 @@ SOURCES = (
     "world.py",
     "models.py",
     "build.py",
+    "attacks.py",
     "../formats.py",
     "../attacks/examples.py",
     "../attacks/trainer.py",
