@@ -17,6 +17,7 @@ from safelox.errors import (
 )
 
 if TYPE_CHECKING:
+    from safelox.attacks import attack
     from safelox.checkpoint import open_checkpoint
     from safelox.drift_metrics import drift
     from safelox.evaluation import evaluate
@@ -36,6 +37,7 @@ __all__ = [
     "TargetError",
     "UsageError",
     "__version__",
+    "attack",
     "decompose",
     "drift",
     "evaluate",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "attack": "safelox.attacks",
     "decompose": "safelox.subspace",
     "drift": "safelox.drift_metrics",
     "evaluate": "safelox.evaluation",
