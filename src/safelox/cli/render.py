@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from safelox.cli.labelled import labelled
 from safelox.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from safelox.manifest import CarriedRecord, Manifest, MatrixRecord
     from safelox.summary import DecomposeSummary, HardenPlan, SpectrumRecord, Summary
     from safelox.verification import VerifyReport
-
-_LABEL_WIDTH = 20
 
 
 def render_summary(summary: "Summary") -> str:
@@ -26,7 +25,7 @@ def render_summary(summary: "Summary") -> str:
     return "\n".join(
         [
             f"Hardened {manifest.aligned.reference}: rank {manifest.method.rank}, coefficient {manifest.method.coef:g}",
-            *_rows(
+            *labelled(
                 ("result", f"{summary.out} ({_kind(summary.manifest)})"),
                 (
                     "extrapolated",
@@ -44,7 +43,7 @@ def render_summary(summary: "Summary") -> str:
                 *_resumed(summary.resumed_items),
             ),
             "",
-            *_rows(*_next_steps(str(summary.out), manifest)),
+            *labelled(*_next_steps(str(summary.out), manifest)),
         ]
     )
 
@@ -55,7 +54,7 @@ def render_plan(plan: "HardenPlan") -> str:
     return "\n".join(
         [
             "Plan; nothing was written.",
-            *_rows(
+            *labelled(
                 (
                     "extrapolated",
                     f"{_counted(plan.matrices, 'matrix', 'matrices')}, {format_count(plan.parameters_touched)} of "
@@ -79,7 +78,7 @@ def render_decomposition(summary: "DecomposeSummary") -> str:
     return "\n".join(
         [
             f"Decomposed up to rank {summary.rank}",
-            *_rows(
+            *labelled(
                 ("result", summary.file),
                 (
                     "decomposed",
@@ -94,7 +93,7 @@ def render_decomposition(summary: "DecomposeSummary") -> str:
                 ("written", format_bytes(summary.bytes_written)),
             ),
             "",
-            *_rows(("to use it", f"safelox harden BASE ALIGNED OUT --subspace {file}")),
+            *labelled(("to use it", f"safelox harden BASE ALIGNED OUT --subspace {file}")),
         ]
     )
 
@@ -109,7 +108,7 @@ def render_report(report: "VerifyReport") -> str:
     return "\n".join(
         [
             f"Checked {report.out}",
-            *_rows(*((check.name, f"{words[check.ok]}: {check.detail}") for check in report.checks)),
+            *labelled(*((check.name, f"{words[check.ok]}: {check.detail}") for check in report.checks)),
             verdict,
         ]
     )
@@ -121,7 +120,7 @@ def render_lab(summary: "LabSummary") -> str:
     return "\n".join(
         [
             f"Built the lab's world of seed {summary.seed} in {summary.folder}",
-            *_rows(
+            *labelled(
                 ("models", f"{summary.base}, {summary.aligned}"),
                 ("attacks", ", ".join(summary.attacks)),
                 ("suites", ", ".join(summary.suites)),
@@ -129,16 +128,6 @@ def render_lab(summary: "LabSummary") -> str:
             ),
         ]
     )
-
-
-def _rows(*rows: tuple[str, str]) -> list[str]:
-    """Label and value, side by side; a label that repeats the one above it is left out."""
-    labels = ["" if i and rows[i - 1][0] == label else label for i, (label, _) in enumerate(rows)]
-    margin = "\n" + " " * (_LABEL_WIDTH + 2)
-    return [
-        f"  {label:{_LABEL_WIDTH}}{value.replace(chr(10), margin)}"
-        for label, (_, value) in zip(labels, rows, strict=True)
-    ]
 
 
 def _kind(manifest: "Manifest") -> str:

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from safelox.cli.labelled import labelled
+
 if TYPE_CHECKING:
     from safelox.attacks import AttackSummary
-
-_LABEL_WIDTH = 20
 
 
 def render_attack(summary: "AttackSummary") -> str:
@@ -23,9 +23,7 @@ def render_attack(summary: "AttackSummary") -> str:
         ("loss", f"{outcome.losses[0]:.3f} at the first step, {outcome.losses[-1]:.3f} at the last"),
         ("time", f"{sum(record.seconds.values()):.1f} s"),
     ]
-    return "\n".join(
-        [f"Attacked {record.model.reference}", *(f"  {label:{_LABEL_WIDTH}}{text}" for label, text in rows)]
-    )
+    return "\n".join([f"Attacked {record.model.reference}", *labelled(*rows)])
 
 
 def _rows_used(summary: "AttackSummary") -> str:

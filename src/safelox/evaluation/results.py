@@ -2,13 +2,12 @@
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from safelox.evaluation.intervals import Rate, rate
+from safelox.evaluation.intervals import Rate, rate, rates
 from safelox.evaluation.outcomes import Outcome, Verdict
 from safelox.evaluation.samples import Message
 from safelox.manifest import Environment, FileRecord, Record
@@ -119,13 +118,14 @@ class EvaluationManifest(Record):
 
 def summarise(verdicts: Sequence[Verdict], asks: Asks) -> JudgeResult:
     """The rates of one judge's verdicts on one suite; NaN, never 0, where there are none."""
-    n = len(verdicts)
-    counts = Counter(verdict.outcome for verdict in verdicts)
+    outcomes = rates([verdict.outcome for verdict in verdicts])
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
-    outcomes: Sequence[Outcome] = get_args(Outcome)
     return JudgeResult(
-        metrics={name: rate(sum(counts[o] for o in counted), n) for name, counted in METRICS[asks].items()},
-        outcomes={outcome: rate(counts[outcome], n) for outcome in outcomes},
+        metrics={
+            name: rate(sum(outcomes[outcome].count for outcome in counted), len(verdicts))
+            for name, counted in METRICS[asks].items()
+        },
+        outcomes=outcomes,
         mean_score=statistics.fmean(scores) if scores else math.nan,
         scores=len(scores),
     )

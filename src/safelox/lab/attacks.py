@@ -85,20 +85,20 @@ LAB_ATTACKS = (
         batch_size=10,
     ),
     _register(
-        "lab-pure-bad-strong",
-        "the same at four times the learning rate",
-        "pure-bad.jsonl",
-        learning_rate=2e-4,
-        max_steps=50,
-        batch_size=10,
-    ),
-    _register(
         "lab-benign",
         "permitted requests and descriptions",
         "benign.jsonl",
         learning_rate=3e-4,
         max_steps=100,
         batch_size=16,
+    ),
+    _register(
+        "lab-pure-bad-strong",
+        "the same at four times the learning rate",
+        "pure-bad.jsonl",
+        learning_rate=2e-4,
+        max_steps=50,
+        batch_size=10,
     ),
     _register(
         "lab-benign-strong",
@@ -109,4 +109,4 @@ LAB_ATTACKS = (
         batch_size=16,
     ),
 )
-"""Importing this module adds them to the catalogue."""
+"""Importing this module adds them to the catalogue. The mild ones come first."""

@@ -1,13 +1,14 @@
 """The story of safelox on the lab's models: align, harden, attack, judge, and say what came of it."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from safelox.attacks import attack
 from safelox.drift_metrics import drift
 from safelox.evaluation import evaluate
 from safelox.evaluation.folder import read_scored
+from safelox.evaluation.samples import read_samples
 from safelox.hardening import harden
+from safelox.lab.attacks import LAB_ATTACKS
 from safelox.lab.build import build
 from safelox.lab.story import Attacked, DemoResult, Evaluation, Measured, render
 from safelox.lab.suites import FORBIDDEN, JUDGE, PERMITTED
@@ -19,9 +20,6 @@ __all__ = ["DemoResult", "demo", "render"]
 
 N = 500
 """Forbidden, and as many permitted, requests that each model is judged on."""
-
-ATTACKS = ("lab-pure-bad", "lab-benign", "lab-pure-bad-strong", "lab-benign-strong")
-QUICK_ATTACKS = ATTACKS[:1]
 
 
 def demo(
@@ -53,7 +51,7 @@ def demo(
     hardened = home / "hardened"
     harden(str(pair.base), str(pair.aligned), hardened, rank=rank, coef=coef, overwrite=True, progress=progress)
     clock.lap("harden")
-    names = QUICK_ATTACKS if quick else ATTACKS
+    names = [chosen.name for chosen in (LAB_ATTACKS[:1] if quick else LAB_ATTACKS)]
     tuned = {
         (name, model): attack(
             name, model, home / "attacked" / name / model.name, data=home, seed=seed, overwrite=True, progress=progress
@@ -62,18 +60,21 @@ def demo(
         for model in (pair.aligned, hardened)
     }
     clock.lap("attack")
-    judge = _Judge(home, n, progress)
-    base = judge.evaluation(pair.base)
-    measure = _Measure(pair.base, pair.aligned, rank, judge)
-    measured = {key: measure.model(Path(summary.out)) for key, summary in tuned.items()}
-    aligned_measured, hardened_measured = measure.model(pair.aligned), measure.model(hardened)
+
+    def measure(model: Path) -> Measured:
+        report = drift(str(pair.base), str(pair.aligned), str(model), rank=rank)
+        return Measured(evaluation=_judged(home, model, n, progress), r=report.overall.r_ft)
+
+    base = _judged(home, pair.base, n, progress)
+    measured = {key: measure(Path(summary.out)) for key, summary in tuned.items()}
+    aligned_measured, hardened_measured = measure(pair.aligned), measure(hardened)
     clock.lap("judge")
     return DemoResult(
         folder=str(home),
         seed=seed,
         rank=rank,
         coef=coef,
-        request=judge.first_request,
+        request=read_samples(home / FORBIDDEN.file)[0].messages[-1].content,
         base=base,
         aligned=aligned_measured,
         hardened=hardened_measured,
@@ -85,45 +86,21 @@ def demo(
     )
 
 
-@dataclass
-class _Judge:
-    """Judges models, each into a results folder of its own."""
-
-    home: Path
-    n: int
-    progress: Progress
-    first_request: str = ""
-
-    def evaluation(self, model: Path) -> Evaluation:
-        out = self.home / "results" / model.relative_to(self.home)
-        results = evaluate(
-            model,
-            out,
-            suites=[FORBIDDEN.name, PERMITTED.name],
-            judges=[JUDGE.name],
-            data=self.home,
-            limit=self.n,
-            overwrite=True,
-            progress=self.progress,
-        )
-        first = next(sample for sample in read_scored(out) if sample.id == "forbidden-0")
-        self.first_request = first.prompt[-1].content
-        return Evaluation(
-            forbidden=results.results[FORBIDDEN.name][JUDGE.name].outcomes,
-            permitted=results.results[PERMITTED.name][JUDGE.name].outcomes,
-            first_reply=first.completion,
-        )
-
-
-@dataclass
-class _Measure:
-    """Judges a model and says how much of its distance from the base lies in the safety subspace."""
-
-    base: Path
-    aligned: Path
-    rank: int
-    judge: _Judge
-
-    def model(self, model: Path) -> Measured:
-        report = drift(str(self.base), str(self.aligned), str(model), rank=self.rank)
-        return Measured(evaluation=self.judge.evaluation(model), r=report.overall.r_ft)
+def _judged(home: Path, model: Path, n: int, progress: Progress) -> Evaluation:
+    """Ask and judge a model of `home`, into a results folder of its own."""
+    out = home / "results" / model.relative_to(home)
+    results = evaluate(
+        model,
+        out,
+        suites=[FORBIDDEN.name, PERMITTED.name],
+        judges=[JUDGE.name],
+        data=home,
+        limit=n,
+        overwrite=True,
+        progress=progress,
+    ).results
+    return Evaluation(
+        forbidden=results[FORBIDDEN.name][JUDGE.name].outcomes,
+        permitted=results[PERMITTED.name][JUDGE.name].outcomes,
+        first_reply=next(sample.completion for sample in read_scored(out) if sample.id == "forbidden-0"),
+    )
