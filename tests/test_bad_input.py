@@ -238,6 +238,9 @@ CASES = {
     ),
     "text for a subspace": Case(r"config\.json.*no safetensors file", ("--subspace", "base/config.json")),
     "adapter of full rank": Case("rank `full`.*(Give a rank|whole model)", ("--adapter", "--rank", "full"), USAGE),
+    "unknown control": Case("--control.*'nois' is not one of", ("--control", "nois"), USAGE),
+    "control of full rank": Case("at rank `full`", ("--control", "full-rank", "--rank", "full"), USAGE),
+    "control as an adapter": Case("Leave --adapter out", ("--control", "noise", "--adapter"), USAGE),
     # References
     "no such folder": Case(
         r"no/such/folder: no such folder, and not a model on the Hugging Face hub", base="no/such/folder"

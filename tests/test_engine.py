@@ -26,14 +26,14 @@ from safelox.errors import CheckpointError, PairingError, UsageError
 from safelox.hashing import hash_files
 from safelox.machine import MemoryWatch, chosen_device, resident_memory
 from safelox.methods import Lox
+from safelox.pairing import Wish
 from tiny import llama_tensors, lora_tensors, write_adapter, write_checkpoint
 
-OPTIONS: Any = {"include": (), "exclude": (), "embeddings": True, "vocab": "error", "allow_pickle": False}
 WEIGHT = "model.layers.0.mlp.up_proj.weight"
 
 
 def judge(base: str, aligned: str) -> None:
-    with open_pair(base, aligned, **OPTIONS) as models:
+    with open_pair(base, aligned, Wish(), allow_pickle=False) as models:
         check_kinship(models)
 
 
@@ -193,7 +193,7 @@ def test_finite_values_of_any_size_are_no_error(tmp_path: Path, scale: float, ra
 
 def opened(tmp_path: Path, shape: tuple[int, int] = (40, 24)) -> Any:
     base = {"a.weight": torch.zeros(shape), "b.weight": torch.zeros(8, 8), "norm.weight": torch.zeros(9999)}
-    return open_pair(*write_pair(tmp_path, base, base, base_shards=1), **OPTIONS)
+    return open_pair(*write_pair(tmp_path, base, base, base_shards=1), Wish(), allow_pickle=False)
 
 
 def test_workers_are_as_many_as_asked_for_and_as_fit(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_kill_at_random_moments_then_again(sources: Sources, tmp_path: Path, see
 def test_an_interrupt_and_two_at_once(sources: Sources, tmp_path: Path) -> None:
     """While one run is at work another is refused; when it is interrupted, it says how to go on."""
     out = tmp_path / "out"
-    command = [*PROGRAM, "slow", "0.15", "harden", sources.base, sources.aligned, str(out), "--rank", "3"]
+    command = [*PROGRAM, "slow", "0.5", "harden", sources.base, sources.aligned, str(out), "--rank", "3"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         try:
             assert run.stdout is not None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safelox.checkpoint import Checkpoint, open_checkpoint
 from safelox.errors import PairingError, UsageError
-from safelox.pairing import Pairing, pair
+from safelox.pairing import Pairing, Wish, pair
 from tiny import llama_config, llama_tensors, write_checkpoint, write_json
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -44,7 +44,7 @@ class Sides:
         return open_checkpoint(str(folder))
 
     def pair(self, **options: Any) -> Pairing:
-        return pair(self.open("base"), self.open("aligned"), **options)
+        return pair(self.open("base"), self.open("aligned"), Wish(**options))
 
     def problems(self, **options: Any) -> list[str]:
         """The lines of the error, the first of which names both models."""
@@ -663,7 +663,7 @@ def adapter(tmp_path: Path) -> Path:
 
 def test_what_an_adapter_on_base_does_not_touch_is_carried(sides: Sides, adapter: Path) -> None:
     base = sides.open("base")
-    pairing = pair(base, open_checkpoint(f"{base.folder}+{adapter}"))
+    pairing = pair(base, open_checkpoint(f"{base.folder}+{adapter}"), Wish())
     assert chosen(pairing) == [Q]
     assert reasons(pairing)[EMBEDDING] == "not changed by the adapter"
     assert "one-dimensional" in reasons(pairing)[NORM]
@@ -675,31 +675,31 @@ def test_what_an_adapter_replaces_as_a_whole_is_extrapolated(sides: Sides, adapt
     save_file(saved | {f"base_model.model.{HEAD}": torch.randn(32, 16)}, adapter / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text())
     write_json(adapter / "adapter_config.json", config | {"modules_to_save": ["lm_head"]})
-    pairing = pair(base, open_checkpoint(f"{base.folder}+{adapter}"))
+    pairing = pair(base, open_checkpoint(f"{base.folder}+{adapter}"), Wish())
     assert set(chosen(pairing)) == {Q, HEAD}
 
 
 def test_including_only_what_the_adapter_does_not_touch_leaves_nothing(sides: Sides, adapter: Path) -> None:
     base = sides.open("base")
     with pytest.raises(PairingError, match=r"nothing is left.*not changed by the adapter"):
-        pair(base, open_checkpoint(f"{base.folder}+{adapter}"), include=["*up_proj*"])
+        pair(base, open_checkpoint(f"{base.folder}+{adapter}"), Wish(include=["*up_proj*"]))
 
 
 def test_an_adapter_on_another_model_than_base_changes_nothing_about_the_pairing(sides: Sides, adapter: Path) -> None:
     aligned = open_checkpoint(f"{sides.open('aligned').folder}+{adapter}")
-    assert len(pair(sides.open("base"), aligned).matrices) == 16
+    assert len(pair(sides.open("base"), aligned, Wish()).matrices) == 16
 
 
 def test_an_adapter_on_base_alone_looks_swapped(sides: Sides, adapter: Path) -> None:
     base = sides.open("base")
     with pytest.raises(PairingError, match="are BASE and ALIGNED swapped"):
-        pair(open_checkpoint(f"{base.folder}+{adapter}"), base)
+        pair(open_checkpoint(f"{base.folder}+{adapter}"), base, Wish())
 
 
 def test_the_same_adapter_twice_is_the_same_model(sides: Sides, adapter: Path) -> None:
     reference = f"{sides.open('base').folder}+{adapter}"
     with pytest.raises(PairingError, match="are the same model"):
-        pair(open_checkpoint(reference), open_checkpoint(reference))
+        pair(open_checkpoint(reference), open_checkpoint(reference), Wish())
 
 
 def test_values_are_not_read_but_to_compare_two_ends(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -709,4 +709,4 @@ def test_values_are_not_read_but_to_compare_two_ends(sides: Sides, monkeypatch: 
         raise AssertionError("values were read")
 
     monkeypatch.setattr(Checkpoint, "rows", fail)
-    assert len(pair(base, aligned).matrices) == 16
+    assert len(pair(base, aligned, Wish()).matrices) == 16

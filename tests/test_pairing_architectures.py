@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from safelox.checkpoint import open_checkpoint
 from safelox.errors import PairingError
-from safelox.pairing import Pairing, pair
+from safelox.pairing import Pairing, Wish, pair
 from safelox.pairing.vocabulary import read_tokens
 
 Models = Callable[..., Path]
@@ -54,7 +54,7 @@ def paired(tmp_path: Path) -> Callable[..., Pairing]:
 
     def with_copy(base: Path, **options: Any) -> Pairing:
         shutil.copytree(base, tmp_path / "aligned")
-        return pair(open_checkpoint(str(base)), open_checkpoint(str(tmp_path / "aligned")), **options)
+        return pair(open_checkpoint(str(base)), open_checkpoint(str(tmp_path / "aligned")), Wish(**options))
 
     return with_copy
 
@@ -76,7 +76,7 @@ def test_llama_tied_and_untied(models: Models, paired: Callable[..., Pairing], t
     assert "lm_head.weight" not in shapes(pairing)
     assert pairing.tied == ("model.embed_tokens.weight",)
     with pytest.raises(PairingError, match="ALIGNED ties"):
-        pair(open_checkpoint(str(untied)), open_checkpoint(str(tied)))
+        pair(open_checkpoint(str(untied)), open_checkpoint(str(tied)), Wish())
 
 
 def test_gpt2_with_its_transposed_layers(models: Models, paired: Callable[..., Pairing]) -> None:
@@ -103,7 +103,7 @@ def test_mixtral_fused_and_separate(models: Models, paired: Callable[..., Pairin
     assert found["model.layers.0.mlp.gate.weight"] == (2, 16)
     for base, aligned, fused_side in ((separate, fused, "ALIGNED"), (fused, separate, "BASE")):
         with pytest.raises(PairingError, match=f"{fused_side} stores its experts fused"):
-            pair(open_checkpoint(str(base)), open_checkpoint(str(aligned)))
+            pair(open_checkpoint(str(base)), open_checkpoint(str(aligned)), Wish())
 
 
 def test_separate_experts_are_ordinary_matrices(models: Models, paired: Callable[..., Pairing]) -> None:
@@ -183,7 +183,7 @@ def test_deepseek_v3_with_its_prediction_head(models: Models, paired: Callable[.
     released = tmp_path / "released"
     shutil.copytree(deepseek, released)
     save_file(load_file(deepseek / "model.safetensors") | extra, released / "model.safetensors")
-    pairing = pair(open_checkpoint(str(deepseek)), open_checkpoint(str(released)))
+    pairing = pair(open_checkpoint(str(deepseek)), open_checkpoint(str(released)), Wish())
     assert all("multi-token prediction" in reasons(pairing)[name] for name in extra)
     assert {"model.embed_tokens.weight", "lm_head.weight"} <= shapes(pairing).keys()
     assert pairing.matrices == paired(deepseek).matrices
@@ -251,7 +251,7 @@ def test_tied_is_what_transformers_takes_for_tied(models: Models, tmp_path: Path
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": said}))
     shutil.copytree(folder, tmp_path / "aligned")
 
-    pairing = pair(open_checkpoint(str(folder)), open_checkpoint(str(tmp_path / "aligned")))
+    pairing = pair(open_checkpoint(str(folder)), open_checkpoint(str(tmp_path / "aligned")), Wish())
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     one_weight = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert bool(pairing.tied) == one_weight == (said and stored != "both different")

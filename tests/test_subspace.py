@@ -25,7 +25,7 @@ from safelox.cli import main
 from safelox.delta import DeltaRows
 from safelox.engine import Pair, decompose_matrix, open_pair
 from safelox.methods import Lox
-from safelox.pairing import Matrix
+from safelox.pairing import Matrix, Wish
 from safelox.progress import NULL
 from safelox.subspace import Subspace
 from safelox.subspace.description import KEY, read_description
@@ -66,9 +66,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @contextmanager
 def opened_pair(world: World) -> Iterator[Pair]:
-    with open_pair(
-        world.base, world.aligned, include=(), exclude=(), embeddings=True, vocab="error", allow_pickle=False
-    ) as models:
+    with open_pair(world.base, world.aligned, Wish(), allow_pickle=False) as models:
         yield models
 
 

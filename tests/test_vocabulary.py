@@ -15,7 +15,7 @@ from torch import Tensor
 
 from safelox.checkpoint import open_checkpoint
 from safelox.errors import PairingError
-from safelox.pairing import Pairing, pair
+from safelox.pairing import Pairing, Wish, pair
 from safelox.pairing.vocabulary import Tokens, compare, has_chat_template, match_rows, read_tokens
 from tiny import llama_config, llama_tensors, write_checkpoint
 
@@ -245,7 +245,7 @@ class Pair:
                 files=self.files[side],
             )
         return pair(
-            open_checkpoint(str(self.folder / "base")), open_checkpoint(str(self.folder / "aligned")), **options
+            open_checkpoint(str(self.folder / "base")), open_checkpoint(str(self.folder / "aligned")), Wish(**options)
         )
 
     def problem(self, **options: Any) -> str:
@@ -439,4 +439,4 @@ def test_tokenizer_files_of_an_adapter_take_the_place_of_the_base_s(models: Pair
     base = open_checkpoint(str(models.folder / "base"))
     aligned = open_checkpoint(f"{models.folder / 'aligned'}+{folder}")
     with pytest.raises(PairingError, match="32 common tokens with other ids"):
-        pair(base, aligned)
+        pair(base, aligned, Wish())

@@ -22,7 +22,7 @@ from safelox.extrapolation import add_part, find_part
 from safelox.layout import REQUESTED_DTYPES
 from safelox.lowrank import LowRank, block_bounds
 from safelox.manifest import MatrixRecord
-from safelox.methods import Lox
+from safelox.methods import Control, Lox
 from safelox.output import Item, as_bytes, matrix_item
 from safelox.pairing import Carried, Matrix
 from safelox.writer import FilePlan, Target
@@ -59,6 +59,11 @@ class AdapterOutput:
     def __init__(
         self, models: Pair, method: Lox, decompose: Decompose, device: torch.device, dtype: str | None = None
     ) -> None:
+        if isinstance(method, Control):
+            raise UsageError(
+                f"the control {method.name} cannot be an adapter: controls are written as whole models, since most fit "
+                "no low-rank factors. Leave --adapter out."
+            )
         self.method = method
         self.decompose = decompose
         self.device = device
@@ -138,7 +143,7 @@ class AdapterOutput:
         aligned = self.models.aligned
         delta = DeltaRows(self.models.base, aligned, matrix, self.device)
         part, route = find_part(delta, self.method, self.decompose)
-        record = add_part(delta, part, route, self.method.coef, DTYPES[aligned.tensors[matrix.name].dtype], None)
+        record = add_part(delta, part, route, self.method, DTYPES[aligned.tensors[matrix.name].dtype], None)
         former = aligned.lora(matrix.name)
         if former is not None:
             factors = _extrapolated(former, part, self.method.coef)

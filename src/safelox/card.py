@@ -11,11 +11,13 @@ from huggingface_hub import metadata_load, metadata_save
 
 from safelox.checkpoint.hub import HUB_REFERENCE
 from safelox.manifest import Manifest, MatrixRecord, SourceRecord
+from safelox.methods import CONTROLS
 
 CARD_NAME = "README.md"
 BEGIN = "<!-- safelox: begin -->"
 END = "<!-- safelox: end -->"
 TAGS = ("lox", "safelox")
+CONTROL_TAGS = ("safelox",)
 
 CITATION = """\
 @inproceedings{perin2025lox,
@@ -34,6 +36,12 @@ _CAVEATS = """\
 - Whoever has the base model can fine-tune that instead: hardening protects this model, not its ancestors.
 - Hardening can make a model refuse harmless requests and can cost quality. Measure both on your own use before you
   deploy the model."""
+
+_CONTROL_CAVEATS = """\
+- Nothing says that this model keeps its safety through fine-tuning, or that it is as safe as the aligned model: find
+  out, and do not deploy it."""
+
+_PAPER = "[arXiv:2506.15606](https://arxiv.org/abs/2506.15606)"
 
 
 def write_card(folder: Path, manifest: Manifest) -> str | None:
@@ -60,21 +68,16 @@ def write_card(folder: Path, manifest: Manifest) -> str | None:
 
 def card_section(manifest: Manifest) -> str:
     """The section in Markdown, between its two markers. It depends on all of the manifest but `files`."""
-    method = manifest.method
-    what = "This adapter was made" if manifest.kind == "adapter" else "This model was hardened"
-    part = "" if method.rank == "full" else f"the {method.rank} leading singular directions of "
+    title, text, limits = _hardened(manifest) if manifest.method.control is None else _control(manifest)
     parts = [
         BEGIN,
-        "## Hardened against fine-tuning with LoX",
-        f"{what} with safelox {manifest.safelox} by low-rank extrapolation "
-        "(LoX, [arXiv:2506.15606](https://arxiv.org/abs/2506.15606)): "
-        f"to each selected weight matrix, {method.coef:g} times {part}its difference from the base "
-        "model was added, so that later fine-tuning is less likely to undo the safety training. Nothing was trained.",
+        f"## {title}",
+        text,
         _table(_facts(manifest)),
         "Command:",
         f"```\n{manifest.command}\n```",
         "### Limits",
-        _CAVEATS,
+        limits,
         "### Citation",
         f"```bibtex\n{CITATION}\n```",
         END,
@@ -82,18 +85,48 @@ def card_section(manifest: Manifest) -> str:
     return "\n\n".join(parts)
 
 
+def _hardened(manifest: Manifest) -> tuple[str, str, str]:
+    """Title, text and limits of a hardened model."""
+    method = manifest.method
+    what = "This adapter was made" if manifest.kind == "adapter" else "This model was hardened"
+    part = "" if method.rank == "full" else f"the {method.rank} leading singular directions of "
+    text = (
+        f"{what} with safelox {manifest.safelox} by low-rank extrapolation (LoX, {_PAPER}): "
+        f"to each selected weight matrix, {method.coef:g} times {part}its difference from the base "
+        "model was added, so that later fine-tuning is less likely to undo the safety training. Nothing was trained."
+    )
+    return "Hardened against fine-tuning with LoX", text, _CAVEATS
+
+
+def _control(manifest: Manifest) -> tuple[str, str, str]:
+    """Title, text and limits of a control."""
+    method = manifest.method
+    assert method.control is not None
+    text = (
+        "**This is a control, not a hardened model.** It belongs to an experiment: it is to be held against the model "
+        f"that low-rank extrapolation (LoX, {_PAPER}) makes with the rank and the coefficient below. With safelox "
+        f"{manifest.safelox}, a step {CONTROLS[method.control]} was added to each selected weight matrix, as long as "
+        "LoX's in Frobenius norm. Whatever it does as well as LoX is owed to the size of the change and not to its "
+        "direction."
+    )
+    return f"A control, not a hardened model: {method.control}", text, _CONTROL_CAVEATS
+
+
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     method, matrices = manifest.method, manifest.matrices
+    kind = [] if method.control is None else [("Control", f"{method.control}, seed {method.seed}")]
+    changed = "extrapolated" if method.control is None else "changed"
     return [
+        *kind,
         ("Rank", str(method.rank)),
         ("Coefficient", f"{method.coef:g}"),
         ("Aligned model", _source(manifest.aligned)),
         ("Base model", _source(manifest.base)),
         (
-            "Matrices extrapolated",
+            f"Matrices {changed}",
             f"{len(matrices)}; {len(manifest.carried)} tensors kept as in the aligned model",
         ),
-        ("Worst certificate", _worst_certificate(matrices)),
+        *([] if kind else [("Worst certificate", _worst_certificate(matrices))]),
         ("Everything else", "`safelox.json`: options, certificates per matrix, SHA-256 of every file"),
     ]
 
@@ -140,7 +173,8 @@ def _with_section(content: bytes, section: bytes) -> bytes:
 
 def _new_card(manifest: Manifest) -> bytes:
     name = manifest.aligned.reference.partition("+")[0].partition("@")[0]
-    return f"# {Path(name).name}, hardened\n".encode()
+    what = "hardened" if manifest.method.control is None else "changed as a control"
+    return f"# {Path(name).name}, {what}\n".encode()
 
 
 def _updated_metadata(metadata: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
@@ -150,7 +184,8 @@ def _updated_metadata(metadata: dict[str, Any], manifest: Manifest) -> dict[str,
         hub_ids = [match["id"] for part in parts if (match := HUB_REFERENCE.fullmatch(part))]
         updated["base_model"] = hub_ids[0] if len(hub_ids) == 1 else hub_ids
         updated["base_model_relation"] = "adapter" if manifest.kind == "adapter" else "finetune"
+    added = TAGS if manifest.method.control is None else CONTROL_TAGS
     tags = updated.get("tags") or []
     tags = [tags] if isinstance(tags, str) else list(tags)
-    updated["tags"] = tags + [tag for tag in TAGS if tag not in tags]
+    updated["tags"] = tags + [tag for tag in added if tag not in tags]
     return updated

@@ -35,6 +35,10 @@ class DeltaRows:
         """Rows of W_aligned as stored (fp32 where an adapter changes them); not to be changed."""
         return self._on_device[0][start:stop] if self._on_device else self._read_aligned(start, stop)
 
+    def base(self, start: int, stop: int) -> torch.Tensor:
+        """Rows of W_base as stored, in ALIGNED's order; those that BASE lacks mean nothing. Not to be changed."""
+        return self._on_device[1][start:stop] if self._on_device else self._read_base(start, stop)
+
     def block(self, start: int, stop: int, step: int = 1) -> torch.Tensor:
         """Rows of the delta in fp32, valid until the next call. See `lowrank.RowBlocks`."""
         aligned, base = self._sources(start, stop, step)

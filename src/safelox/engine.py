@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -22,7 +22,7 @@ from safelox.lowrank.krylov import MAX_KRYLOV_COLUMNS
 from safelox.lowrank.krylov import SAMPLE_ROWS as START_ROWS
 from safelox.machine import resident_memory
 from safelox.manifest import Route
-from safelox.pairing import Matrix, Pairing, pair
+from safelox.pairing import Matrix, Pairing, Wish, pair
 from safelox.units import format_bytes
 
 T = TypeVar("T")
@@ -53,25 +53,13 @@ class Pair:
 
 
 @contextmanager
-def open_pair(
-    base: str,
-    aligned: str,
-    *,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    embeddings: bool,
-    vocab: Literal["error", "common"],
-    allow_pickle: bool,
-) -> Iterator[Pair]:
+def open_pair(base: str, aligned: str, wish: Wish, *, allow_pickle: bool) -> Iterator[Pair]:
     """Open and pair two models; every problem that the headers show is raised here."""
     with (
         open_checkpoint(base, allow_pickle=allow_pickle) as opened_base,
         open_checkpoint(aligned, allow_pickle=allow_pickle) as opened_aligned,
     ):
-        pairing = pair(
-            opened_base, opened_aligned, include=include, exclude=exclude, embeddings=embeddings, vocab=vocab
-        )
-        yield Pair(opened_base, opened_aligned, pairing)
+        yield Pair(opened_base, opened_aligned, pair(opened_base, opened_aligned, wish))
 
 
 def check_kinship(models: Pair) -> None:

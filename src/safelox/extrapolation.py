@@ -7,11 +7,12 @@ import numpy
 import torch
 
 from safelox.delta import DeltaRows
-from safelox.engine import Decompose, not_finite
+from safelox.engine import Decompose
 from safelox.errors import CheckpointError
 from safelox.lowrank import LowRank, block_bounds
 from safelox.manifest import MatrixRecord, Route
-from safelox.methods import Lox, padded
+from safelox.methods import Lox
+from safelox.steps import Step, find_step, finite_norm
 
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 """Integers as wide as a value, by its bytes: equal bits are cheaper to count than equal values."""
@@ -23,13 +24,14 @@ Write = Callable[[int, torch.Tensor], None]
 def extrapolate(delta: DeltaRows, method: Lox, decompose: Decompose, dtype: torch.dtype, write: Write) -> MatrixRecord:
     """Write W_aligned + coef * (rank-k part of the delta), row block by row block, and return what was done.
 
-    The sum is formed in fp32 (in fp64 where a model is stored in it) and rounded once, to `dtype`.
+    A control adds a step of its own, and the record tells of the part that gave the step its length. The sum is formed
+    in fp32 (in fp64 where a model is stored in it) and rounded once, to `dtype`.
 
     Raises:
         CheckpointError: a value of a model is not finite, or one of the result would not be.
     """
     part, route = find_part(delta, method, decompose)
-    return add_part(delta, part, route, method.coef, dtype, write)
+    return add_part(delta, part, route, method, dtype, write)
 
 
 def find_part(delta: DeltaRows, method: Lox, decompose: Decompose) -> tuple[LowRank | None, Route]:
@@ -46,18 +48,18 @@ def find_part(delta: DeltaRows, method: Lox, decompose: Decompose) -> tuple[LowR
 
 
 def add_part(
-    delta: DeltaRows, part: LowRank | None, route: Route, coef: float, dtype: torch.dtype, write: Write | None
+    delta: DeltaRows, part: LowRank | None, route: Route, method: Lox, dtype: torch.dtype, write: Write | None
 ) -> MatrixRecord:
-    """Add coef * part to W_aligned, write the sum, or only count what it changes, and return what was done.
+    """Add the step of a method to W_aligned, write the sum, or only count what it changes, and return what was done.
 
     Args:
-        part: None for the whole delta.
+        part: what `find_part` has found for the method; None for the whole delta.
         dtype: to which the sum is rounded.
 
     Raises:
         CheckpointError: as `extrapolate`.
     """
-    result = _Result(delta, part, coef, dtype)
+    result = _Result(delta, part, find_step(delta, part, method), method.coef, dtype)
     for start, stop in block_bounds(*delta.shape):
         rows = result.rows(start, stop)
         if write is not None:
@@ -86,18 +88,16 @@ def too_large(label: str, dtype: torch.dtype) -> CheckpointError:
 class _Result:
     """The rows of one hardened matrix, and what is counted on the way."""
 
-    def __init__(self, delta: DeltaRows, decomposition: LowRank | None, coef: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, delta: DeltaRows, decomposition: LowRank | None, step: Step, coef: float, dtype: torch.dtype
+    ) -> None:
         self.delta = delta
         self.decomposition = decomposition
+        self.step = step
         self.coef = coef
         self.dtype = dtype
         self.changed = 0
         self._weight_norms: list[float] = []
-        self._delta_norms: list[float] = []
-        self._factors = None
-        if decomposition is not None and decomposition.certificate.energy > 0:
-            left, right = padded((decomposition.left, decomposition.right))
-            self._factors = left.to(delta.working), right.to(delta.working)
         _, height = next(block_bounds(*delta.shape))
         size = (height, delta.shape[1])
         self._sum = torch.empty(size, dtype=delta.working, device=delta.device)
@@ -107,9 +107,9 @@ class _Result:
         stored = self.delta.aligned(start, stop)
         total, rounded = self._sum[: stop - start], self._rounded[: stop - start]
         total.copy_(stored)
-        self._weight_norms.append(_finite_norm(total, self.delta.matrix.label))
+        self._weight_norms.append(finite_norm(total, self.delta.matrix.label))
         kept = stored if stored.dtype == self.dtype else stored.to(self.dtype)
-        if self._add(total, start, stop):
+        if self.step.add(total, start, stop):
             rounded.copy_(total)
             self._keep_unknown_tokens(rounded, kept, start, stop)
             self.changed += _count_different(rounded, kept)
@@ -119,33 +119,11 @@ class _Result:
 
     def refuse_overflow(self, rows: torch.Tensor) -> None:
         """Raise CheckpointError if a value of the rows that `rows` gave last is beyond the largest of its dtype."""
-        # No entry of a matrix is larger than its norm, so that most blocks need not be looked at.
-        bound = self._weight_norms[-1] + self.coef * self._delta_norm
+        # No entry of a matrix is larger than its norm, so that most blocks need not be looked at. No step, of LoX or of
+        # a control, is longer than coef * delta.
+        bound = self._weight_norms[-1] + self.coef * self.step.delta_norm
         if bound > torch.finfo(self.dtype).max and not bool(rows.isfinite().all()):
             raise too_large(self.delta.matrix.label, self.dtype)
-
-    @property
-    def _delta_norm(self) -> float:
-        """Frobenius norm of the delta, as far as it is known."""
-        if self.decomposition is not None:
-            return math.sqrt(self.decomposition.certificate.energy)
-        return math.hypot(*self._delta_norms)
-
-    def _add(self, total: torch.Tensor, start: int, stop: int) -> bool:
-        """Add the extrapolated part of these rows; whether there was anything to add."""
-        if self._factors is not None:
-            if self.coef:
-                left, right = self._factors
-                total.addmm_(left[start:stop], right, alpha=self.coef)
-            return self.coef != 0
-        if self.decomposition is not None:
-            return False
-        change = self.delta.block(start, stop)
-        norm = _finite_norm(change, self.delta.matrix.label)
-        self._delta_norms.append(norm)
-        if norm and self.coef:
-            total.add_(change, alpha=self.coef)
-        return norm != 0 and self.coef != 0
 
     def _keep_unknown_tokens(self, rounded: torch.Tensor, kept: torch.Tensor, start: int, stop: int) -> None:
         row_map = self.delta.matrix.row_map
@@ -159,7 +137,7 @@ class _Result:
         values: tuple[float, ...] = ()
         update_error: float | None = 0.0
         if decomposition is None:
-            energy = self._delta_norm**2
+            energy = self.step.delta_norm**2
             captured, lost, failure, sweeps = energy, 0.0, 0.0, 1
         else:
             certificate = decomposition.certificate
@@ -185,17 +163,3 @@ class _Result:
             entries=matrix.rows * matrix.columns,
             entries_changed=self.changed,
         )
-
-
-def _finite_norm(values: torch.Tensor, label: str) -> float:
-    """The Frobenius norm, also where squares leave the range of fp32.
-
-    Raises:
-        CheckpointError: a value is not finite.
-    """
-    norm = float(torch.linalg.vector_norm(values))
-    if not 1e-15 < norm < 1e15:
-        norm = float(torch.linalg.vector_norm(values, dtype=torch.float64))
-    if not math.isfinite(norm):
-        raise not_finite(label)
-    return norm

@@ -38,9 +38,9 @@ from safelox.manifest import (
     MatrixRecord,
     MethodRecord,
 )
-from safelox.methods import Lox
+from safelox.methods import ControlName, chosen_method
 from safelox.output import Item, ModelOutput, Output
-from safelox.pairing import Carried
+from safelox.pairing import Carried, Wish
 from safelox.progress import NULL, Progress
 from safelox.subspace import Subspace
 from safelox.summary import HardenPlan, Summary
@@ -61,6 +61,7 @@ def harden(
     vocab: Literal["error", "common"] = "error",
     adapter: bool = False,
     subspace: str | Path | None = None,
+    control: ControlName | None = None,
     device: str = "cpu",
     workers: int | None = None,
     max_memory: int | None = None,
@@ -86,6 +87,8 @@ def harden(
         vocab: what to do where the vocabularies differ; "common" extrapolates the rows of the tokens that both have.
         adapter: write a PEFT LoRA adapter for ALIGNED in place of a whole model.
         subspace: a file that `decompose` wrote for the same pair, to be used in place of a decomposition.
+        control: write no hardened model but one that is changed as much as that would be, matrix by matrix, in another
+            direction: "full-rank", "random-subspace" or "noise". See `methods.Control`.
         workers: matrices worked on at once; the number of cores by default. It does not change a byte.
         max_memory: bytes of anonymous memory that must do; by default 1 GB and twice the largest tensor in fp32.
         dtype: of the floating tensors of the result; as in ALIGNED by default.
@@ -96,22 +99,13 @@ def harden(
         SafeloxError: one of its kinds; nothing then stands under the final name that was not there before.
     """
     clock = Clock(startup=process_age())
-    method = Lox(rank, coef)
+    method = chosen_method(rank, coef, control, seed)
+    wish = Wish(include, exclude, embeddings, vocab)
     torch_device = chosen_device(device)
     check_dtype(dtype)
     with ExitStack() as stack:
         memory = stack.enter_context(MemoryWatch())
-        models = stack.enter_context(
-            open_pair(
-                base,
-                aligned,
-                include=include,
-                exclude=exclude,
-                embeddings=embeddings,
-                vocab=vocab,
-                allow_pickle=allow_pickle,
-            )
-        )
+        models = stack.enter_context(open_pair(base, aligned, wish, allow_pickle=allow_pickle))
         decompose: Decompose = partial(decompose_matrix, models, seed)
         opened, subspace_record = None, None
         if subspace is not None:
@@ -138,6 +132,7 @@ def harden(
             vocab=vocab,
             dtype=dtype,
             subspace=subspace_record,
+            control=control,
         )
         described = environment(torch_device)
         with Target(
@@ -196,6 +191,7 @@ def plan_harden(
     embeddings: bool = True,
     vocab: Literal["error", "common"] = "error",
     adapter: bool = False,
+    control: ControlName | None = None,
     device: str = "cpu",
     workers: int | None = None,
     max_memory: int | None = None,
@@ -203,12 +199,11 @@ def plan_harden(
     allow_pickle: bool = False,
 ) -> HardenPlan:
     """What `harden` would do with the same arguments: only headers are read, and nothing is written."""
-    method = Lox(rank, coef)
+    method = chosen_method(rank, coef, control, seed=0)
     torch_device = chosen_device(device)
     check_dtype(dtype)
-    with open_pair(
-        base, aligned, include=include, exclude=exclude, embeddings=embeddings, vocab=vocab, allow_pickle=allow_pickle
-    ) as models:
+    wish = Wish(include, exclude, embeddings, vocab)
+    with open_pair(base, aligned, wish, allow_pickle=allow_pickle) as models:
         kind = AdapterOutput if adapter else ModelOutput
         output = kind(models, method, partial(decompose_matrix, models, 0), torch_device, dtype)
         models = output.models

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safelox.errors import CheckpointError
+from safelox.methods import ControlName
 
 MANIFEST_NAME = "safelox.json"
 FORMAT = 1
@@ -87,6 +88,10 @@ class MethodRecord(Record):
     vocab: Literal["error", "common"]
     dtype: str | None
     subspace: FileRecord | None
+    control: ControlName | None = None
+    """Set where the result is no hardened model but a control: a step as long as LoX's, in another direction. The
+    records of the matrices then describe the step of LoX that the control's is as long as, and `entries_changed` what
+    the control has changed."""
 
 
 class Environment(Record):

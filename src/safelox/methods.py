@@ -1,15 +1,22 @@
-"""What to do with the delta of a matrix. Pure maths: numbers in, tensors out."""
+"""What to do with the delta of a matrix: LoX, and the controls that it is to be held against."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from safelox.errors import UsageError
 
-COLUMN_MULTIPLE = 8
-"""Thin products are fastest with a multiple of so many columns; others are filled up with zeros, which add nothing."""
+LARGEST_COEFFICIENT = (2 - 2**-23) * 2.0**127
+"""The largest number of fp32, in which sums are formed."""
+
+ControlName = Literal["full-rank", "random-subspace", "noise"]
+
+CONTROLS: Mapping[ControlName, str] = {
+    "full-rank": "along the whole difference from the base model",
+    "random-subspace": "along the difference from the base model, projected onto a random subspace",
+    "noise": "of Gaussian noise",
+}
+"""Where the step of each control leads."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Lox:
             )
         if self.rank != "full" and (type(self.rank) is not int or self.rank < 0):
             raise UsageError(f"the rank must be an integer from 1, or `full`, not {self.rank!r}.")
-        if not abs(self.coef) <= torch.finfo(torch.float32).max:
+        if not abs(self.coef) <= LARGEST_COEFFICIENT:
             raise UsageError(f"the coefficient must be a finite number, not {self.coef}.")
         if self.coef < 0:
             raise UsageError(
@@ -61,13 +68,39 @@ class Lox:
             )
 
 
-def padded(factors: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, k) and (k, columns) with k filled up to a multiple of COLUMN_MULTIPLE by zeros."""
-    left, right = factors
-    missing = -left.shape[1] % COLUMN_MULTIPLE
-    if not missing:
-        return left, right
-    return (
-        torch.nn.functional.pad(left, (0, missing)),
-        torch.nn.functional.pad(right, (0, 0, 0, missing)),
-    )
+@dataclass(frozen=True)
+class Control(Lox):
+    """A step that is as long as LoX's in every matrix, in Frobenius norm, but leads elsewhere.
+
+    What a control does to a model as well as LoX does is owed to the length of the step and not to its direction.
+
+    full-rank        the whole delta D, scaled
+    random-subspace  Q Q^T D, scaled, with Q (rows, rank) orthonormal and random; D where there are no more rows
+    noise            a Gaussian matrix, scaled
+
+    Raises:
+        UsageError: as Lox; there is no such control; or it would be LoX itself.
+    """
+
+    name: ControlName
+    seed: int
+    """Of what is random; the name and the shape of the tensor go in as well."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name not in CONTROLS:
+            raise UsageError(f"control {self.name!r}: expected one of {', '.join(CONTROLS)}.")
+        if self.rank == "full" and self.name != "noise":
+            raise UsageError(
+                f"at rank `full`, LoX takes the whole delta itself, so that the control {self.name} would be no other "
+                "step. Give the rank of the hardening that it is to be held against."
+            )
+
+
+def chosen_method(rank: int | Literal["full"], coef: float, control: ControlName | None, seed: int) -> Lox:
+    """LoX, or a control in its place.
+
+    Raises:
+        UsageError: it makes no sense.
+    """
+    return Lox(rank, coef) if control is None else Control(rank, coef, control, seed)

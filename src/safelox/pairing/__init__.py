@@ -15,7 +15,7 @@ matrices.py    one matrix to extrapolate
 
 from safelox.pairing.matrices import Matrix
 from safelox.pairing.pairs import Pairing, pair
-from safelox.pairing.selection import Carried
+from safelox.pairing.selection import Carried, Wish
 from safelox.pairing.tables import VocabularyPolicy
 
-__all__ = ["Carried", "Matrix", "Pairing", "VocabularyPolicy", "pair"]
+__all__ = ["Carried", "Matrix", "Pairing", "VocabularyPolicy", "Wish", "pair"]

@@ -170,6 +170,18 @@ def module(name: str) -> str:
     return name.removesuffix(".weight").rpartition(".")[2]
 
 
+def place(name: str) -> tuple[int | None, str]:
+    """The layer that a tensor is in, None outside all layers, and what it is there: `(3, "self_attn.q_proj")`.
+
+    Experts of one layer are one place, however they are stored.
+    """
+    parts = name.removesuffix(".weight").split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
+    if not numbers:
+        return None, module(name)
+    return int(parts[numbers[0]]), ".".join(part for part in parts[numbers[0] + 1 :] if not part.isdecimal())
+
+
 def belongs_to_tower(name: str) -> bool:
     return any(TOWERS.match(part) or part in TOWER_PARTS for part in name.split("."))
 

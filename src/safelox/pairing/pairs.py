@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn, get_args
+from typing import NoReturn
 
 from safelox.checkpoint import Checkpoint, TensorInfo
-from safelox.errors import PairingError, UsageError
+from safelox.errors import PairingError
 from safelox.pairing.matrices import Link, Matrix, cut, shape_problems
 from safelox.pairing.missing import explain_missing
 from safelox.pairing.naming import Anatomy, count, some
 from safelox.pairing.screening import screen, swapped
 from safelox.pairing.selection import Carried, Wish, select, wish_problems
-from safelox.pairing.tables import Table, VocabularyPolicy, match_tables, read_tokenizer
+from safelox.pairing.tables import Table, match_tables, read_tokenizer
 from safelox.pairing.tying import counterpart, find_ends, tying_notes, tying_problems
 
 
@@ -30,33 +30,16 @@ class Pairing:
     """ALIGNED's tensors that serve as input embedding and as head: two names where one weight is stored twice."""
 
 
-def pair(
-    base: Checkpoint,
-    aligned: Checkpoint,
-    *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    embeddings: bool = True,
-    vocab: VocabularyPolicy = "error",
-) -> Pairing:
+def pair(base: Checkpoint, aligned: Checkpoint, wish: Wish) -> Pairing:
     """Decide what is extrapolated against what, from the headers of both models.
 
     By default that is what the paper's code does: every two-dimensional floating-point weight of the language model,
     embeddings and head included, experts one by one. One-dimensional tensors are always carried; vision and audio
     parts, multi-token prediction heads and convolutions are carried unless `include` names them.
 
-    include: globs on ALIGNED's tensor names (case matters); none means the default. A tensor of more than two
-        dimensions that is asked for and holds no experts is taken as one matrix, its leading dimensions together.
-    exclude: globs on the same names; these win.
-    embeddings: False leaves out the tables of tokens, positions and token types, and the output head.
-    vocab: what to do where the vocabularies differ; "common" pairs the rows of common tokens, by token.
-
-    Raises PairingError with every problem that was found, UsageError for an argument that makes no sense. Values are
-    read only to tell whether an embedding and a head that are both stored are equal.
+    Raises PairingError with every problem that was found. Values are read only to tell whether an embedding and a head
+    that are both stored are equal.
     """
-    if vocab not in get_args(VocabularyPolicy):
-        raise UsageError(f"vocab={vocab!r}: expected one of {', '.join(get_args(VocabularyPolicy))}")
-    wish = Wish(include, exclude, embeddings)
     anatomy, base_anatomy = Anatomy(aligned), Anatomy(base)
     unfit = screen(base, aligned)
     if unfit:
@@ -73,7 +56,7 @@ def pair(
         if link.aligned.name in anatomy.token_tables and link.base.shape[1:] == link.aligned.shape[1:]
     ]
     sides = read_tokenizer("BASE", base.other_files()), read_tokenizer("ALIGNED", aligned.other_files())
-    rows = match_tables(tables, *sides, vocab)
+    rows = match_tables(tables, *sides, wish.vocab)
     # A head that BASE should have and has not is told by tying_problems.
     told = aligned_ends.names if base_ends.incomplete else ()
     missing = [t for t in changed if names[t.name] not in base.tensors and t.name not in told]

@@ -1,14 +1,16 @@
-"""Which tensors the user wants extrapolated, and why each of the others is carried."""
+"""What the user wants extrapolated, and why each of the other tensors is carried."""
 
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import get_args
 
 from safelox.checkpoint import TensorInfo
 from safelox.errors import UsageError
 from safelox.pairing.naming import Anatomy, some, unselectable
+from safelox.pairing.tables import VocabularyPolicy
 
 WILDCARDS = re.compile(r"[][*?]")
 NUMBERS = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -33,19 +35,29 @@ class Selection:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for."""
+    """What the user asked for.
 
-    include: Sequence[str]
-    """Globs on tensor names; none means everything that is extrapolated by default."""
-    exclude: Sequence[str]
-    """Globs on tensor names; these win over `include`."""
-    embeddings: bool
-    """Whether embedding tables and the output head take part."""
+    Raises:
+        UsageError: an argument makes no sense.
+    """
+
+    include: Sequence[str] = ()
+    """Globs on ALIGNED's tensor names (case matters); none means everything that is extrapolated by default. A tensor
+    of more than two dimensions that is asked for and holds no experts is taken as one matrix, its leading dimensions
+    together."""
+    exclude: Sequence[str] = ()
+    """Globs on the same names; these win over `include`."""
+    embeddings: bool = True
+    """Whether the tables of tokens, positions and token types, and the output head, take part."""
+    vocab: VocabularyPolicy = "error"
+    """What to do where the vocabularies differ; "common" pairs the rows of common tokens, by token."""
 
     def __post_init__(self) -> None:
         for option, patterns in (("include", self.include), ("exclude", self.exclude)):
             if isinstance(patterns, str):  # its characters would be taken for patterns
                 raise UsageError(f"{option}={patterns!r}: expected a list of globs, such as [{patterns!r}]")
+        if self.vocab not in get_args(VocabularyPolicy):
+            raise UsageError(f"vocab={self.vocab!r}: expected one of {', '.join(get_args(VocabularyPolicy))}")
 
     def refusal(self, tensor: TensorInfo, anatomy: Anatomy) -> str | None:
         """Why a tensor is carried, None for one that is extrapolated."""

@@ -17,7 +17,7 @@ from safelox.hashing import source_records
 from safelox.lowrank import Certificate, truncation_certificates
 from safelox.machine import Clock, MemoryWatch, chosen_device, environment, process_age
 from safelox.manifest import CarriedRecord
-from safelox.pairing import Matrix
+from safelox.pairing import Matrix, Wish
 from safelox.progress import NULL, Progress
 from safelox.subspace.content import norms, row_map_hash, sample, sampled_rows
 from safelox.subspace.description import (
@@ -85,18 +85,8 @@ def decompose(
     options = Options(
         rank=rank, include=tuple(include), exclude=tuple(exclude), embeddings=embeddings, vocab=vocab, seed=seed
     )
-    with (
-        MemoryWatch() as memory,
-        open_pair(
-            base,
-            aligned,
-            include=include,
-            exclude=exclude,
-            embeddings=embeddings,
-            vocab=vocab,
-            allow_pickle=allow_pickle,
-        ) as models,
-    ):
+    wish = Wish(include, exclude, embeddings, vocab)
+    with MemoryWatch() as memory, open_pair(base, aligned, wish, allow_pickle=allow_pickle) as models:
         team = worker_count(models, workers, max_memory)
         if not force:
             check_kinship(models)

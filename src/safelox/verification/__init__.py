@@ -7,6 +7,7 @@ adapters.py       the same for an adapter
 sources.py        whether BASE and ALIGNED are what they were
 recompute.py      some matrices once more
 reference.py      what they should have become, by an independent route
+controls.py       the same for a control
 agreement.py      whether written values agree with that
 distributions.py  next-token distributions of the running models
 """
@@ -42,7 +43,7 @@ def verify(
     seed: int = 0,
     progress: Progress = NULL,
 ) -> VerifyReport:
-    """Check a folder that `harden` wrote.
+    """Check a folder that `harden` wrote, a hardened model or a control.
 
     Always: the hash and the size of each file, missing and unexpected files, that each tensor is accounted for, and
     that all values are finite. Where the sources are still at their recorded places, or are given: their hashes, and
@@ -82,7 +83,7 @@ def verify(
         checks += _check_values(folder, manifest, sources, recompute, seed, progress)
         if compare:
             checks.append(_compare(folder, manifest, sources, seed, progress))
-    return VerifyReport(out=str(out), kind=manifest.kind, checks=tuple(checks))
+    return VerifyReport(out=str(out), kind=manifest.kind, control=manifest.method.control, checks=tuple(checks))
 
 
 def _check_values(

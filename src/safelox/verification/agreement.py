@@ -69,9 +69,9 @@ class Agreement:
     """The same two for the reference, rounded as the result is."""
     extrapolated_by_reference: float = 0.0
 
-    def add(self, aligned: Tensor, delta: Tensor, stored: Tensor) -> None:
-        """Take some rows into account: of W_aligned and of the delta (fp64), and as they were written."""
-        update = self.coef * self.reference.part(delta)
+    def add(self, first: int, aligned: Tensor, delta: Tensor, stored: Tensor) -> None:
+        """Take the rows from `first` on into account: of W_aligned and the delta (fp64), and as they were written."""
+        update = self.coef * self.reference.part(delta, first)
         start = self.written.start(aligned, delta)
         expected, values = start + update, stored.to(torch.float64)
         rounded = expected
@@ -164,7 +164,7 @@ def compare(sides: Sides, reference: Reference, coef: float, written: Written) -
     height = max(1, _BLOCK_ENTRIES // max(1, columns))
     for start in range(0, rows, height):
         stop = min(start + height, rows)
-        agreement.add(*sides.read(start, stop), written.read(start, stop))
+        agreement.add(start, *sides.read(start, stop), written.read(start, stop))
     return agreement
 
 

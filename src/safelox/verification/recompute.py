@@ -7,9 +7,10 @@ from torch import Tensor
 
 from safelox.checkpoint import DTYPES, Checkpoint
 from safelox.manifest import Manifest
-from safelox.pairing import Matrix, pair
+from safelox.pairing import Matrix, Wish, pair
 from safelox.progress import Progress
 from safelox.verification.agreement import Written, compare
+from safelox.verification.controls import control_reference
 from safelox.verification.reference import Sides, find_reference
 from safelox.verification.report import Check, check
 
@@ -28,14 +29,7 @@ def check_recomputed(
     result: the hardened model, or the model under the adapter with the adapter over it.
     """
     method = manifest.method
-    pairing = pair(
-        base,
-        aligned,
-        include=method.include,
-        exclude=method.exclude,
-        embeddings=method.embeddings,
-        vocab=method.vocab,
-    )
+    pairing = pair(base, aligned, Wish(method.include, method.exclude, method.embeddings, method.vocab))
     paired = {(matrix.name, matrix.expert): matrix for matrix in pairing.matrices}
     records = random.Random(seed).sample(manifest.matrices, min(count, len(manifest.matrices)))
     problems, remarks = [], []
@@ -47,6 +41,8 @@ def check_recomputed(
                 continue
             sides = Sides(base, aligned, matrix)
             reference = find_reference(sides, record.rank, seed)
+            if method.control is not None:
+                reference = control_reference(sides, method, reference)
             agreement = compare(sides, reference, method.coef, _written(result, aligned, matrix, manifest.kind))
             problem = agreement.problem()
             problems += [f"{matrix.label} {problem}"] if problem else []

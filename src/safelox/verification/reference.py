@@ -39,19 +39,24 @@ class Sides:
 
 @dataclass(frozen=True)
 class Reference:
-    """The part of a delta that is to be extrapolated: delta @ basis @ basis^T, or all of it."""
+    """The part of a delta that is to be extrapolated: delta @ basis @ basis^T, all of it, or what a control has in its
+    place."""
 
     route: str
     """How it was found, in words."""
     basis: Tensor | None
-    """(columns, k), orthonormal, fp64; None for the whole delta."""
+    """(columns, k), orthonormal, fp64; None for the whole delta and for a control."""
     gap: float
     """(s_k - s_(k+1)) / s_k: how well defined the part is; 1 for the whole delta."""
     energy: float
     """Squared Frobenius norm of the part."""
+    dense: Tensor | None = None
+    """(rows, columns), fp64: the part of a control."""
 
-    def part(self, delta: Tensor) -> Tensor:
-        """The part within some rows of the delta."""
+    def part(self, delta: Tensor, first: int) -> Tensor:
+        """The part within some rows of the delta, of which this is the number of the first."""
+        if self.dense is not None:
+            return self.dense[first : first + len(delta)]
         return delta if self.basis is None else delta @ self.basis @ self.basis.T
 
 

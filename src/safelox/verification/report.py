@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pydantic import computed_field
 
 from safelox.manifest import Record
+from safelox.methods import ControlName
 
 _LISTED = 5
 
@@ -23,6 +24,8 @@ class VerifyReport(Record):
 
     out: str
     kind: str
+    control: ControlName | None = None
+    """Set where what was checked is no hardened model, but a control."""
     checks: tuple[Check, ...]
 
     @computed_field  # type: ignore[prop-decorator]
