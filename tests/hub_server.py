@@ -1,19 +1,25 @@
-"""A small server on loopback that speaks the hub's protocol, as far as downloading models goes.
+"""A small server on loopback that speaks the hub's protocol, as far as downloading models and data sets goes.
 
-The real huggingface_hub client runs against it: model information, file trees, HEAD and GET of files by revision
-with ETag, commit and Range, and the hub's error codes. It can cut connections, be down, and ask for a token; it
-remembers every request.
+It also serves plain files as GitHub does, at /owner/name/revision/path. The real huggingface_hub client runs
+against it: model information, file trees, HEAD and GET of files by revision with ETag, commit and Range, and the
+hub's error codes. It can cut connections, be down, and ask for a token; it remembers every request.
 """
 
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
+
+import huggingface_hub.constants
+import pytest
+from huggingface_hub import close_session
 
 
 class Request(NamedTuple):
@@ -27,7 +33,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Repository:
-    """A model on the hub."""
+    """A model on the hub, a data set on it (as datasets/org/name), or a repository on GitHub."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """Commit hash -> path -> content."""
@@ -104,12 +110,16 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             wanted = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0]
             hub.requests.append(Request(self.command, unquote(path), int(wanted)))
             parts = [unquote(part) for part in path.strip("/").split("/")]
+            if parts[0] == "datasets":
+                parts[:2] = ["/".join(parts[:2])]
             if hub.failing:
                 self.fail(500, "")
             elif parts[:2] == ["api", "models"] and len(parts) >= 4:
                 self.answer_about("/".join(parts[2:4]), parts[4:])
             elif len(parts) >= 5 and parts[2] == "resolve":
                 self.answer_file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+            elif len(parts) >= 4 and "/".join(parts[:2]) in hub.repositories:
+                self.answer_file("/".join(parts[:2]), parts[2], "/".join(parts[3:]))
             else:
                 self.fail(404, "")
 
@@ -198,3 +208,25 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
     return Handler
+
+
+@contextmanager
+def serve_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A server that huggingface_hub takes for the hub, with an empty cache and no token, which would be in `folder`."""
+    with HubServer() as server:
+        # What HF_ENDPOINT and HF_HOME set when the library is imported.
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: None))
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        close_session()
+        yield server
+    close_session()

@@ -5,14 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
 import torch
 from huggingface_hub import close_session
 
-from hub_server import HubServer
+from hub_server import HubServer, serve_hub
 from safelox.checkpoint import open_checkpoint
 from safelox.errors import CheckpointError
 from tiny import llama_tensors, lora_tensors, write_adapter, write_checkpoint
@@ -22,24 +21,8 @@ SHARDS = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A server that huggingface_hub takes for the hub, with an empty cache and no token."""
-    with HubServer() as server:
-        # What HF_ENDPOINT and HF_HOME set when the library is imported.
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: None))
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        close_session()
+    with serve_hub(tmp_path, monkeypatch) as server:
         yield server
-    close_session()
 
 
 def content(folder: Path) -> dict[str, bytes]:

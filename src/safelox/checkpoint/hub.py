@@ -105,7 +105,7 @@ def _list_files(repository: str, revision: str | None) -> list[str] | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    unreachable: tuple[type[Exception], ...] = (OfflineModeIsEnabled, *_connection_errors())
+    unreachable: tuple[type[Exception], ...] = (OfflineModeIsEnabled, *connection_errors())
     try:
         files = HfApi().model_info(repository, revision=revision).siblings
     except HfHubHTTPError as error:
@@ -129,7 +129,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _connection_errors() -> tuple[type[Exception], ...]:
+def connection_errors() -> tuple[type[Exception], ...]:
     """What the hub's library raises where a connection fails: the base class of its HTTP client's errors.
 
     Which client that is depends on the version, but its errors are the parents of the library's own.
@@ -146,7 +146,7 @@ def _readable_errors(repository: str, revision: str | None) -> Iterator[None]:
 
     where = f"{repository}@{revision}" if revision else repository
     # OSError includes a full disk and the hub's own HTTP errors.
-    failures: tuple[type[Exception], ...] = (OSError, *_connection_errors())
+    failures: tuple[type[Exception], ...] = (OSError, *connection_errors())
     try:
         yield
     except errors.HFValidationError as error:
