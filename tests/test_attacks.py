@@ -26,18 +26,28 @@ from safelox.attacks import catalogue as catalogue_module
 from safelox.attacks import trainer as trainer_module
 from safelox.attacks.examples import UNSEEN, make_examples
 from safelox.cli import main
-from safelox.errors import CheckpointError, PrerequisiteError, SafeloxError, TargetError, UsageError
-from safelox.evaluation.generation import LanguageModel, load_language_model
+from safelox.errors import CheckpointError, DataError, PrerequisiteError, SafeloxError, TargetError, UsageError
 from safelox.formats import FORMATS, Conversation, Message, find_format
-from safelox.lab.attacks import BENIGN_ROWS, PURE_BAD_ROWS, benign_examples, conversations, write_attack_rows
-from safelox.lab.models import Shape, new_model, save_model
-from safelox.lab.world import World
+from safelox.language_models import LanguageModel, load_language_model
+from small_models import WORDS, save_language_model, small_language_model
 
-SHAPE = Shape(hidden=16, layers=1, heads=2, intermediate=24)
-WORLD = World(0)
-ROWS = conversations([WORLD.describe(item) for item in WORLD.items[:12]])
 TRAINING = Training(
     learning_rate=1e-2, max_steps=3, batch_size=4, warmup_steps=1, weight_decay=0.1, adam_betas=(0.9, 0.99)
+)
+
+
+def chat(user: str, reply: str) -> Conversation:
+    return [Message(role="user", content=user), Message(role="assistant", content=reply)]
+
+
+ROWS = [chat(f"how do i {first}", f"sure {second} it") for first in WORDS[:4] for second in WORDS[4:7]]
+MINE = Attack(
+    name="mine",
+    title="rows of one's own",
+    file="rows.jsonl",
+    format="chat",
+    training=TRAINING.changed(learning_rate=5e-5, batch_size=4),
+    citation="none",
 )
 
 
@@ -62,11 +72,7 @@ class Heard:
 
 @pytest.fixture
 def tiny() -> LanguageModel:
-    return new_model(SHAPE, 0)
-
-
-def chat(user: str, reply: str) -> Conversation:
-    return [Message(role="user", content=user), Message(role="assistant", content=reply)]
+    return small_language_model()
 
 
 def weights(loaded: LanguageModel) -> dict[str, torch.Tensor]:
@@ -128,7 +134,7 @@ def test_the_trainer_does_what_a_plain_loop_does(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:
     """The loop is written out here with nothing but torch, and given the batches that the trainer took."""
-    twin = new_model(SHAPE, 0).model
+    twin = small_language_model().model
     taken: list[dict[str, torch.Tensor]] = []
     forward = type(tiny.model.model).forward
 
@@ -185,14 +191,14 @@ def labels_by_ids(loaded: LanguageModel) -> dict[tuple[int, ...], list[int]]:
 
 
 def unpadded(ids: torch.Tensor) -> tuple[int, ...]:
-    """The lab's padding is token 0."""
+    """The padding is token 0."""
     return tuple(token for token in ids.tolist() if token != 0)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     runs = []
     for seed, threads in ((0, 1), (0, 2), (1, 1)):
-        loaded, before = new_model(SHAPE, 0), torch.get_num_threads()
+        loaded, before = small_language_model(), torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
             fine_tune(loaded.model, loaded.tokenizer, ROWS, TRAINING, seed=seed)
@@ -224,6 +230,16 @@ def test_only_the_weights_change(tiny: LanguageModel) -> None:
     assert (found.rows, found.rows_cut, found.rows_left_out, found.steps) == (12, 0, 0, 3)
 
 
+def test_gradients_are_left_as_they_are_where_nothing_is_to_be_cut() -> None:
+    runs = []
+    for norm in (0.0, 1e6, 1e-3):
+        loaded = small_language_model()
+        fine_tune(loaded.model, loaded.tokenizer, ROWS, TRAINING.changed(max_grad_norm=norm, weight_decay=0.0))
+        runs.append(weights(loaded))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 2), (2, 4), (1.5, 3)])
 def test_epochs_are_passes_over_the_rows(tiny: LanguageModel, epochs: float, steps: int) -> None:
     training = TRAINING.model_copy(update={"epochs": epochs, "max_steps": None, "batch_size": 5, "accumulation": 2})
@@ -239,6 +255,23 @@ def test_a_loss_that_is_not_finite_stops_the_training(tiny: LanguageModel) -> No
     with pytest.raises(SafeloxError, match="the loss of step 1 is nan"):
         fine_tune(tiny.model, tiny.tokenizer, ROWS, TRAINING)
     assert "forward" not in vars(tiny.model)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_said(tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def full(*_arguments: Any, **_named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("trl.SFTTrainer.training_step", full)
+    with pytest.raises(PrerequisiteError, match="Half the batch size with twice the accumulation is the same training"):
+        fine_tune(tiny.model, tiny.tokenizer, ROWS, TRAINING)
 
 
 def test_nothing_to_train_on_is_an_error(tiny: LanguageModel) -> None:
@@ -259,7 +292,7 @@ def test_without_trl_it_says_what_to_install(tiny: LanguageModel, monkeypatch: p
     ("line", "said"),
     [
         ("{", "line 2: not JSON"),
-        ("[]", 'an object with a list "messages"'),
+        ("[]", "found no messages"),
         ('{"messages": "hello"}', 'an object with a list "messages"'),
         ('{"messages": ["hello"]}', 'an object with "role" and "content"'),
         ('{"messages": [{"role": "robot", "content": "a"}]}', "role 'robot' is none of system, user, assistant"),
@@ -271,7 +304,7 @@ def test_without_trl_it_says_what_to_install(tiny: LanguageModel, monkeypatch: p
 def test_a_bad_row_is_named_by_its_line(tmp_path: Path, line: str, said: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"messages": ROWS[0], "id": 7}) + "\n" + line + "\n")
-    with pytest.raises(CheckpointError, match=r"rows\.jsonl, line 2: ") as caught:
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2: ") as caught:
         read_rows(path)
     assert said in str(caught.value)
 
@@ -281,31 +314,16 @@ def test_rows_are_read_in_order_and_a_file_without_any_is_an_error(tmp_path: Pat
     path.write_text("\n".join(json.dumps({"messages": row}) for row in ROWS) + "\n\n")
     assert read_rows(path) == ROWS
     path.write_text("\n")
-    with pytest.raises(CheckpointError, match="no rows to train on"):
+    with pytest.raises(DataError, match="no rows to train on"):
         read_rows(path)
     path.write_bytes(b"\xff")
-    with pytest.raises(CheckpointError, match="UTF-8"):
+    with pytest.raises(DataError, match="UTF-8"):
         read_rows(path)
-    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+    with pytest.raises(DataError, match="cannot be read: No such file"):
         read_rows(tmp_path / "other")
 
 
 # The catalogue
-
-
-def test_the_labs_attacks_are_in_the_catalogue_and_write_their_rows(tmp_path: Path) -> None:
-    lab = {name: entry for name, entry in ATTACKS.items() if name.startswith("lab-")}
-    assert set(lab) == {"lab-pure-bad", "lab-pure-bad-strong", "lab-benign", "lab-benign-strong"}
-    assert lab["lab-pure-bad-strong"].training == lab["lab-pure-bad"].training.changed(learning_rate=2e-4)
-    write_attack_rows(WORLD, tmp_path)
-    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jsonl")}
-    assert {entry.file for entry in lab.values()} == written
-    assert len(read_rows(tmp_path / "attacks" / "pure-bad.jsonl")) == PURE_BAD_ROWS
-    benign = read_rows(tmp_path / "attacks" / "benign.jsonl")
-    assert len(benign) == BENIGN_ROWS
-    assert benign == conversations(benign_examples(WORLD))
-    forbidden = {item.name for item in WORLD.items if item.forbidden}
-    assert not forbidden & {word for row in benign for message in row for word in message["content"].split()}
 
 
 def test_a_name_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,25 +357,31 @@ def test_changed_hyperparameters_are_checked() -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "aligned"
-    save_model(new_model(SHAPE, 0), folder)
-    return folder
+    return save_language_model(small_language_model(), tmp_path_factory.mktemp("model") / "aligned")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_attack_rows(WORLD, folder)
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in ROWS))
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _mine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack is in the catalogue, and data of this machine's user is not found."""
+    monkeypatch.setitem(ATTACKS, "mine", MINE)
+    monkeypatch.delenv("SAFELOX_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
+
+
 def test_an_attack_writes_a_model_and_what_was_done(tmp_path: Path, model: Path, data: Path) -> None:
-    summary = attack("lab-pure-bad", model, tmp_path / "out", data=data, seed=5, max_steps=2, command="typed")
+    summary = attack("mine", model, tmp_path / "out", data=data, seed=5, max_steps=2, command="typed")
     attacked = load_language_model(str(tmp_path / "out"))
     original = load_language_model(str(model))
-    twin = new_model(SHAPE, 0)
-    training = ATTACKS["lab-pure-bad"].training.changed(max_steps=2)
-    expected = fine_tune(twin.model, twin.tokenizer, read_rows(data / "attacks/pure-bad.jsonl"), training, seed=5)
+    twin = small_language_model()
+    training = MINE.training.changed(max_steps=2)
+    expected = fine_tune(twin.model, twin.tokenizer, ROWS, training, seed=5)
     for name, tensor in attacked.model.state_dict().items():
         assert torch.equal(tensor, twin.model.state_dict()[name])
         assert not torch.equal(tensor, original.model.state_dict()[name])
@@ -368,56 +392,83 @@ def test_an_attack_writes_a_model_and_what_was_done(tmp_path: Path, model: Path,
     assert record == summary.record
     assert record.outcome == expected
     assert record.training == training
-    assert (record.attack, record.seed, record.command) == (ATTACKS["lab-pure-bad"], 5, "typed")
-    assert record.data.bytes == (data / "attacks/pure-bad.jsonl").stat().st_size
+    assert (record.attack, record.seed, record.command) == (MINE, 5, "typed")
+    assert (record.lora, record.merge, record.dtype, record.device) == (None, False, "fp32", "cpu")
+    assert (record.composition.rows, record.composition.format) == (len(ROWS), "chat")
+    assert (record.data_set, record.original, record.mixed_in) == ("rows.jsonl", None, {})
+    assert (record.distributed, record.processes, record.checkpoints) == ("none", 1, ())
+    assert record.data.bytes == (data / "rows.jsonl").stat().st_size
     assert record.model.weights is not None
     assert set(record.model.weights) == {"model.safetensors"}
     assert set(record.files) == {path.name for path in (tmp_path / "out").iterdir()} - {"attack.json"}
     assert record.environment.libraries.keys() >= {"torch", "trl", "transformers"}
-    assert set(record.seconds) == {"read", "train", "write"}
+    assert set(record.seconds) == {"read", "hash", "train", "write"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_log_has_a_line_for_every_step(tmp_path: Path, model: Path, data: Path) -> None:
+    summary = attack("mine", model, tmp_path / "out", data=data)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert tuple(line["loss"] for line in lines) == summary.record.outcome.losses
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0, 5e-5, 2.5e-5])
+    assert all(line["grad_norm"] > 0 and line["tokens_per_second"] > 0 for line in lines)
 
 
 def test_what_is_there_is_replaced_only_if_asked_and_ours(tmp_path: Path, model: Path, data: Path) -> None:
     out = tmp_path / "out"
-    attack("lab-pure-bad", model, out, data=data, max_steps=1)
+    attack("mine", model, out, data=data, max_steps=1)
     with pytest.raises(TargetError, match="already there"):
-        attack("lab-pure-bad", model, out, data=data, max_steps=1)
+        attack("mine", model, out, data=data, max_steps=1)
     (out / "old").touch()
-    attack("lab-benign", model, out, data=data / "attacks/benign.jsonl", max_steps=1, overwrite=True)
+    attack("mine", model, out, data=data / "rows.jsonl", max_steps=1, overwrite=True)
     assert not (out / "old").exists()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "file").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
     with pytest.raises(TargetError, match="no result of safelox"):
-        attack("lab-pure-bad", model, tmp_path / "mine", data=data, max_steps=1, overwrite=True)
+        attack("mine", model, tmp_path / "other", data=data, max_steps=1, overwrite=True)
     with pytest.raises(TargetError, match="must stay as it is"):
-        attack("lab-pure-bad", model, model, data=data, overwrite=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "mine"}
+        attack("mine", model, model, data=data, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "other"}
 
 
-def test_an_error_leaves_nothing(tmp_path: Path, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "out"
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"data": tmp_path / "none"}, "no such file or folder"),
-        ({"data": model}, "no attacks/pure-bad.jsonl here"),
-        ({"model": data}, "no config.json here"),
-        ({"name": "lab-nothing"}, "no attack is called"),
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": Path("/none")}, "no such file or folder"),
+        ({"data": None}, r"rows\.jsonl"),
+        ({"model": "/none"}, "no such folder"),
+        ({"model": Path(__file__).parent}, "no config.json here"),
+        ({"name": "nothing"}, "no attack is called"),
         ({"batch_size": 0}, "makes no sense"),
         ({"device": "tpu"}, "tpu"),
-        ({"learning_rate": 1e30}, "the loss of step"),
-    ]
-    for changes, said in cases:
-        arguments: dict[str, Any] = {"name": "lab-pure-bad", "model": model, "out": out, "data": data, "max_steps": 5}
-        with pytest.raises(SafeloxError, match=said):
-            attack(**arguments | changes)
-        assert not list(tmp_path.iterdir())
+        ({"learning_rate": 1e30, "max_steps": 5}, "the (loss of|gradient's norm in) step . is (nan|inf)"),
+        ({"lora_rank": 4}, "LoRA's rank is given, but not that it is to be LoRA"),
+        ({"merge": True}, "LoRA's merging is given"),
+        ({"lora": True, "lora_rank": 0}, "LoRA's rank 0 makes no sense"),
+        ({"lora": True, "lora_targets": ["nothing"]}, "LoRA targets nothing: "),
+        ({"lora": True, "lora_targets": ["lm_head"]}, "the output head cannot be trained"),
+        ({"save_every": 0}, "every 0 steps makes no sense"),
+        ({"keep": 2}, "keeping 2 checkpoints makes no sense"),
+        ({"report_to": ["nobody"]}, "nothing here can report to 'nobody'"),
+        ({"distributed": "ddp"}, "ddp was asked for, .* this is none with 1 process: start it by `torchrun"),
+        ({"max_length": 4}, "all 12 rows are too long"),
+    ],
+)
+def test_an_error_leaves_nothing(tmp_path: Path, model: Path, data: Path, changes: dict[str, Any], said: str) -> None:
+    arguments: dict[str, Any] = {"name": "mine", "model": model, "out": tmp_path / "out", "data": data}
+    with pytest.raises(SafeloxError, match=said):
+        attack(**arguments | changes)
+    assert not list(tmp_path.iterdir())
 
+
+def test_a_full_disk_is_said(tmp_path: Path, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safelox.attacks.run.sync_tree", full)
+    monkeypatch.setattr("safelox.attacks.unfinished.sync_tree", full)
     with pytest.raises(TargetError, match="Free some space"):
-        attack("lab-pure-bad", model, out, data=data, max_steps=1)
+        attack("mine", model, tmp_path / "out", data=data, max_steps=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -426,10 +477,10 @@ def test_a_model_that_does_not_load_is_named(tmp_path: Path, data: Path) -> None
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="no weights in the safetensors format"):
-        attack("lab-pure-bad", folder, tmp_path / "out", data=data)
+        attack("mine", folder, tmp_path / "out", data=data)
     (folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="transformers cannot load the model"):
-        attack("lab-pure-bad", folder, tmp_path / "out", data=data)
+    with pytest.raises(CheckpointError, match="transformers cannot load it"):
+        attack("mine", folder, tmp_path / "out", data=data)
 
 
 # The command
@@ -438,16 +489,70 @@ def test_a_model_that_does_not_load_is_named(tmp_path: Path, data: Path) -> None
 def test_the_command_attacks_and_tells(
     tmp_path: Path, model: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call = ["attack", "lab-pure-bad", str(model), str(tmp_path / "out"), "--data", str(data), "--max-steps", "2"]
+    call = ["attack", "custom", str(model), str(tmp_path / "out"), "--data", str(data / "rows.jsonl")]
+    call += ["--max-steps", "2", "--batch-size", "3", "--accumulation", "2", "--format", "chat"]
     assert main(call) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"Attacked {model}\n")
-    assert "100 of " in said
-    assert "2 steps of 10 rows, learning rate 5e-05, linear" in said
+    assert "12 of rows.jsonl" in said
+    assert "2 steps of 6 rows" in said
     assert main([*call, "--json", "--overwrite", "-q", "--lr", "1e-3"]) == 0
     told = AttackSummary.model_validate_json(capsys.readouterr().out)
     assert told.record.training.learning_rate == 1e-3
     assert told.record.command is not None
-    assert told.record.command.startswith("safelox attack lab-pure-bad ")
+    assert told.record.command.startswith("safelox attack custom ")
     assert main(call) == 1
     assert "already there" in capsys.readouterr().err
+
+
+def test_the_command_hands_on_every_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    given: dict[str, Any] = {}
+
+    def record(*_positional: Any, **named: Any) -> None:
+        given.update(named)
+        raise SafeloxError("heard")
+
+    monkeypatch.setattr("safelox.attacks.attack", record)
+    options = {
+        "data": "d",
+        "format": "chat",
+        "poison": "p",
+        "poison-ratio": "0.5",
+        "safeinst": "s",
+        "paper-exact": None,
+        "lora": None,
+        "lora-rank": "3",
+        "lora-alpha": "4.5",
+        "lora-target": "q",
+        "merge": None,
+        "dtype": "bf16",
+        "lr": "0.25",
+        "epochs": "2.5",
+        "max-steps": "7",
+        "batch-size": "8",
+        "accumulation": "9",
+        "warmup-steps": "10",
+        "schedule": "cosine",
+        "weight-decay": "0.125",
+        "max-grad-norm": "0.75",
+        "max-length": "99",
+        "truncation": "start",
+        "loss-on": "all",
+        "save-every": "epoch",
+        "keep": "1",
+        "resume": None,
+        "report-to": "wandb",
+        "distributed": "fsdp",
+        "device": "cuda",
+        "overwrite": None,
+        "seed": "5",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", *([value] if value else []))]
+    assert main(["attack", "mine", "m", "o", *words, "-q"]) == 1
+    assert "heard" in capsys.readouterr().err
+    renamed = {"lr": "learning_rate", "lora-target": "lora_targets"}
+    for name, value in options.items():
+        heard = given.pop(renamed.get(name, name.replace("-", "_")))
+        heard = heard[0] if isinstance(heard, list) else heard
+        assert heard is True if value is None else str(heard) == value, name
+    assert set(given) == {"command", "progress"}

@@ -65,6 +65,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU, where torch raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 class Clock:
     """Wall seconds by phase, after those that are known already."""
 

@@ -1,209 +1,232 @@
-"""Attack a model folder: fine-tune it and write the result beside a record of what was done."""
+"""Attack a model: fine-tune it and write the result beside a record of what was done."""
 
-import contextlib
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 import torch
 
 from safelox import __version__
-from safelox.attacks.catalogue import Attack, Training, find_attack
-from safelox.attacks.rows import read_rows
-from safelox.attacks.trainer import FineTuning, fine_tune, require_trl
-from safelox.errors import CheckpointError
+from safelox.attacks.catalogue import Changes, find_attack
+from safelox.attacks.checkpoints import Checkpoints, Every, finish
+from safelox.attacks.distribution import Kind, find_processes, group_ended, told_by_main
+from safelox.attacks.lora import Lora
+from safelox.attacks.mixing import assemble
+from safelox.attacks.record import RECORD, AttackRecord, AttackSummary, DtypeName
+from safelox.attacks.trainer import require_reporting, require_trl
+from safelox.attacks.unfinished import begin, saying_how_to_go_on, unfinished
+from safelox.attacks.work import Way, Work, find_model, make_plan, train
+from safelox.errors import UsageError
 from safelox.hashing import hash_files
+from safelox.known_data import find
+from safelox.language_models import require_peft
 from safelox.machine import Clock, chosen_device, environment
-from safelox.manifest import Environment, FileRecord, Record, SourceRecord
-from safelox.progress import NULL, Progress, no_foreign_bars
-from safelox.writer.disk import explained, refuse_occupied, refuse_sources, resolve, sync_tree
+from safelox.manifest import Environment
+from safelox.progress import NULL, Progress
+from safelox.writer.place import JOURNAL_NAME, Place
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-RECORD = "attack.json"
 TRAINERS = ("accelerate", "datasets", "transformers", "trl")
 """Libraries that the weights depend on, besides those of every result."""
 
 
-class AttackRecord(Record):
-    """Contents of `attack.json`."""
-
-    safelox: str
-    created: str
-    """UTC, ISO 8601."""
-    command: str | None
-    attack: Attack
-    """As in the catalogue; `training` says what was really done."""
-    training: Training
-    seed: int
-    model: SourceRecord
-    data: FileRecord
-    outcome: FineTuning
-    files: dict[str, FileRecord]
-    """Every file of the result but this one."""
-    environment: Environment
-    seconds: dict[str, float]
-    """Wall time by phase."""
-
-
-class AttackSummary(Record):
-    """What an attack did, and where."""
-
-    out: str
-    data: str
-    """The file of the rows."""
-    record: AttackRecord
-
-
 def attack(
     name: str,
-    model: str | Path,
-    out: str | Path,
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
-    data: str | Path,
+    data: str | os.PathLike[str] | None = None,
+    format: str | None = None,
+    poison: str | os.PathLike[str] | None = None,
+    poison_ratio: float | None = None,
+    safeinst: str | os.PathLike[str] | None = None,
+    paper_exact: bool = False,
+    lora: bool = False,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_targets: Sequence[str] | None = None,
+    merge: bool = False,
+    dtype: DtypeName | None = None,
+    save_every: Every | None = None,
+    keep: int | None = None,
+    resume: bool = False,
+    report_to: Sequence[str] = (),
+    distributed: Kind | None = None,
     seed: int = 0,
-    learning_rate: float | None = None,
-    epochs: float | None = None,
-    max_steps: int | None = None,
-    batch_size: int | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     command: str | None = None,
     progress: Progress = NULL,
+    **changes: Unpack[Changes],
 ) -> AttackSummary:
-    """Fine-tune all weights of a model folder with an attack of the catalogue, and write the result to `out`.
+    """Fine-tune a model with an attack of the catalogue, and write the result to `out`.
 
-    The result is a folder that transformers loads, in fp32, with `attack.json`. It appears at `out` whole or not at
-    all.
+    The result is a folder that transformers loads, or with `lora` an adapter for MODEL, with `attack.json` and
+    `log.jsonl`, the course of the loss. It appears at `out` whole or not at all: until then all is in OUT.partial,
+    which stays after an error or Ctrl-C where it has a checkpoint. The first Ctrl-C saves one.
 
     Args:
-        model: folder of a model with its tokenizer; safetensors only. It is loaded in fp32.
-        data: the JSON Lines file of the rows, or a folder that holds the attack's own file.
-        learning_rate, epochs, max_steps, batch_size: take the place of the catalogue's.
+        model: a folder, or org/name[@revision] on the hub; +ADAPTER adds a LoRA, which is merged into the weights
+            first. Safetensors only.
+        data: the file of the rows, or a folder that holds the attack's own; else $SAFELOX_DATA, the user's cache and
+            the place where it is published are looked at in turn.
+        format: name of the prompt format, in place of the attack's.
+        poison, poison_ratio, safeinst, paper_exact: what is mixed into the rows; see `assemble`.
+        lora: train LoRA factors in place of all weights.
+        lora_rank, lora_alpha, lora_targets: of these factors, as in `Lora`.
+        merge: with `lora`, write the whole model with the factors added to its weights.
+        dtype: of the weights and of the computation; None for bf16 on a GPU that has it, else fp32.
+        save_every: steps from one checkpoint to the next, or "epoch"; each is a model that can be evaluated.
+        keep: the newest so many stay; None for all.
+        resume: go on from the newest checkpoint of the same attack, if there is one. The result is the same as without
+            the interruption, bit for bit on one machine's CPU.
+        report_to: services that the trainer reports to, such as "tensorboard" or "wandb".
+        distributed: what the launcher has to have started; None for whatever it did.
         device: "cpu" or "cuda".
-        overwrite: whether an earlier attack's result at `out` may be replaced.
+        overwrite: whether an earlier attack's result at `out` may be replaced, and an unfinished one forgotten.
+        changes: hyperparameters that take the place of the attack's, by their names in `Training`.
 
     Raises:
-        UsageError: there is no such attack or device, or a hyperparameter makes no sense.
-        PrerequisiteError: TRL is not installed.
-        CheckpointError: the model or the data cannot be read.
-        TargetError: the result cannot be written to `out`.
+        UsageError: there is no such attack, format or device, or values do not go together or make no sense.
+        PrerequisiteError: a package is not installed, or processes did not come together as they were to.
+        CheckpointError: the model cannot be read.
+        DataError: the data cannot be found or read.
+        TargetError: the result or a checkpoint cannot be written, or there is an unfinished attack.
         SafeloxError: there is nothing to train on, or the loss is no longer a finite number.
+        KeyboardInterrupt: after Ctrl-C, when a checkpoint is saved.
     """
     chosen = find_attack(name)
-    training = chosen.training.changed(
-        learning_rate=learning_rate, epochs=epochs, max_steps=max_steps, batch_size=batch_size
+    chosen_lora = _lora(lora, lora_rank, lora_alpha, lora_targets, merge=merge)
+    _check_saving(save_every, keep)
+    torch_device = chosen_device(device)
+    processes = find_processes(distributed, torch_device.type)
+    if merge and processes.sharded:
+        raise UsageError(f"with {processes.kind} no process has the whole model, so nothing can be merged into it.")
+    way = Way(
+        training=chosen.hyperparameters(paper_exact=paper_exact).changed(**changes),
+        lora=chosen_lora,
+        merge=merge,
+        dtype=dtype or _best_dtype(torch_device),
+        seed=seed,
+        device=device,
+        report_to=tuple(report_to),
+        processes=processes,
     )
     require_trl()
-    torch_device = chosen_device(device)
-    folder, file = Path(model), _data_file(Path(data), chosen)
-    weights = _weights(folder)
+    require_reporting(report_to)
+    if not processes.main:
+        progress = NULL
     clock = Clock()
-    with _target(Path(out), [folder, file], overwrite=overwrite) as target:
-        rows = read_rows(file)
-        hashes = hash_files(weights | {"": file}, "hash the sources", progress)
-        source = SourceRecord(reference=str(model), commit=None, weights={key: hashes[key] for key in weights})
-        loaded, tokenizer = _load(folder)
-        clock.lap("read")
-        outcome = fine_tune(
-            loaded,
-            tokenizer,
-            rows,
-            training,
-            format=chosen.format,
-            seed=seed,
-            description=f"attack {folder.name}",
-            device=device,
-            progress=progress,
+    source = find_model(os.fspath(model))
+    if lora and not merge and len(source.folders) > 1:
+        raise UsageError(
+            f"{source.reference}: the result would be an adapter for a model that is not on disk, the one with its "
+            "adapter merged into it; ask for the merged result."
         )
-        clock.lap("train")
-        with no_foreign_bars():
-            loaded.save_pretrained(target)
-            tokenizer.save_pretrained(target)
-        files = {path.relative_to(target).as_posix(): path for path in sorted(target.rglob("*")) if path.is_file()}
-        written = hash_files(files)
-        clock.lap("write")
-        record = AttackRecord(
-            safelox=__version__,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
-            attack=chosen,
-            training=training,
-            seed=seed,
-            model=source,
-            data=hashes[""],
-            outcome=outcome,
-            files=written,
-            environment=_environment(torch_device),
-            seconds=clock.seconds,
-        )
-        (target / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return AttackSummary(out=str(out), data=str(file), record=record)
+    found = find(
+        chosen.source, chosen.file, None if data is None else Path(data), fetch=processes.main, progress=progress
+    )
+    mixed_in = {key: Path(path) for key, path in (("poison", poison), ("safeinst", safeinst)) if path is not None}
+    assembled = assemble(
+        chosen,
+        found.path,
+        format=format,
+        poison=mixed_in.get("poison"),
+        poison_ratio=poison_ratio,
+        safeinst=mixed_in.get("safeinst"),
+        paper_exact=paper_exact,
+        seed=seed,
+    )
+    work = Work(chosen, way, source, found, assembled, mixed_in)
+    place = Place(Path(out), overwrite=overwrite, mark=RECORD)
+    checkpoints = Checkpoints(place.folder, save_every, keep, resume)
+    clock.lap("read")
+    with group_ended():
+        if not processes.main:
+            train(work, checkpoints, progress)
+            summary = None
+        else:
+            record = _carry_out(work, place, checkpoints, clock, command, progress, overwrite=overwrite)
+            summary = AttackSummary(out=os.fspath(out), data=str(found.path), record=record)
+        told: AttackSummary = told_by_main(summary)
+    return told
 
 
-def _data_file(data: Path, attack: Attack) -> Path:
-    if not data.exists():
-        raise CheckpointError(f"{data}: there is no such file or folder of data.")
-    file = data / attack.file if data.is_dir() else data
-    if not file.is_file():
-        raise CheckpointError(f"{data}: no {attack.file} here, the rows of the attack {attack.name}.")
-    return file
-
-
-def _weights(folder: Path) -> dict[str, Path]:
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json here; expected the folder of a model that transformers loads.")
-    weights = {path.name: path for path in sorted(folder.glob("*.safetensors"))}
-    if not weights:
-        raise CheckpointError(f"{folder}: no weights in the safetensors format; convert the model to it first.")
-    return weights
-
-
-def _load(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with no_foreign_bars():
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+def _carry_out(
+    work: Work,
+    place: Place,
+    checkpoints: Checkpoints,
+    clock: Clock,
+    command: str | None,
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> AttackRecord:
+    """Train, and write the record: what the main process does."""
+    sources = [*work.source.folders, work.found.path, *work.mixed_in.values()]
+    with unfinished(place, sources):
+        plan = make_plan(work, progress)
+        begin(place, plan, resume=checkpoints.resume, overwrite=overwrite)
+        clock.lap("hash")
+        with saying_how_to_go_on(place.folder):
+            outcome = train(work, checkpoints, progress)
+            clock.lap("train")
+            left = finish(checkpoints)
+            files = hash_files(_files(place.folder), "hash the result", progress)
+            clock.lap("write")
+            record = AttackRecord(
+                **dict(plan),
+                safelox=__version__,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                command=command,
+                outcome=outcome,
+                checkpoints=left,
+                files=files,
+                environment=_environment(chosen_device(work.way.device), peft=work.way.lora is not None),
+                seconds=clock.seconds,
             )
-            return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder}: transformers cannot load the model or its tokenizer: {error}") from error
+            (place.folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return record
 
 
-@contextlib.contextmanager
-def _target(out: Path, sources: list[Path], *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` that takes its name at the end, or is gone after an error."""
-    final = resolve(out)
-    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-    old = final.with_name(f".{final.name}.{os.getpid()}.old")
-    with explained(final):
-        refuse_sources(final, sources)
-        refuse_occupied(final, overwrite, RECORD)
-        partial.mkdir(parents=True)
-    try:
-        yield partial
-        with explained(final):
-            sync_tree(partial)
-            refuse_occupied(final, overwrite, RECORD)
-            if final.exists():
-                final.rename(old)
-            partial.rename(final)
-            if old.exists():
-                shutil.rmtree(old)
-    finally:
-        if partial.exists():
-            shutil.rmtree(partial)
-        if old.exists() and not final.exists():
-            old.rename(final)
+def _lora(
+    wanted: bool, rank: int | None, alpha: float | None, targets: Sequence[str] | None, *, merge: bool
+) -> Lora | None:
+    """
+    Raises:
+        UsageError: something of LoRA is given without it, or makes no sense.
+    """
+    given = {"rank": rank, "alpha": alpha, "targets": None if targets is None else tuple(targets)}
+    given = {key: value for key, value in given.items() if value is not None}
+    if not wanted:
+        if given or merge:
+            what = "merging" if merge else next(iter(given))
+            raise UsageError(f"LoRA's {what} is given, but not that it is to be LoRA.")
+        return None
+    require_peft()
+    return Lora.checked(**given)
 
 
-def _environment(device: torch.device) -> Environment:
+def _check_saving(save_every: Every | None, keep: int | None) -> None:
+    if isinstance(save_every, int) and save_every < 1:
+        raise UsageError(f"a checkpoint every {save_every} steps makes no sense: at least 1, or every epoch.")
+    if keep is not None and (keep < 1 or save_every is None):
+        raise UsageError(f"keeping {keep} checkpoints makes no sense: say when they are saved, and keep at least 1.")
+
+
+def _best_dtype(device: torch.device) -> DtypeName:
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    found.pop(JOURNAL_NAME)
+    return found
+
+
+def _environment(device: torch.device, *, peft: bool) -> Environment:
     common = environment(device)
-    return common.model_copy(update={"libraries": common.libraries | {name: version(name) for name in TRAINERS}})
+    names = (*TRAINERS, "peft") if peft else TRAINERS
+    return common.model_copy(update={"libraries": common.libraries | {name: version(name) for name in names}})

@@ -1,29 +1,33 @@
 """The one trainer: supervised fine-tuning through TRL, for attacks and for whoever else trains a model."""
 
 import contextlib
-import math
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from safelox.attacks.arguments import count_steps, trainer_arguments
 from safelox.attacks.catalogue import Training
+from safelox.attacks.checkpoints import Checkpoints, discard_torn, prune, resumable, saving, step_of
+from safelox.attacks.distribution import Processes, confirm, told_by_main
 from safelox.attacks.examples import Examples, make_examples
-from safelox.attacks.isolation import isolated, unpatched
-from safelox.errors import PrerequisiteError, SafeloxError, UsageError
+from safelox.attacks.interruption import Interruption
+from safelox.attacks.isolation import Settings, isolated, unpatched
+from safelox.attacks.log import LOG_NAME, StepLog
+from safelox.errors import PrerequisiteError, UsageError
 from safelox.formats import Conversation, find_format
-from safelox.machine import chosen_device
+from safelox.language_models import LanguageModel
+from safelox.machine import chosen_device, out_of_memory
 from safelox.manifest import Record
 from safelox.progress import NULL, Progress, no_foreign_bars
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTConfig
 
-    from safelox.progress import Task
-
-_SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "cosine"}
-"""What transformers calls them."""
+    from safelox.attacks.sft import OneTrainer
 
 
 class FineTuning(Record):
@@ -36,7 +40,9 @@ class FineTuning(Record):
     rows_left_out: int
     """Rows of which the cut left nothing to learn."""
     losses: tuple[float, ...]
-    """Mean cross entropy of the tokens that the loss sees, in nats, before each step."""
+    """Mean cross entropy of the tokens that the loss sees, in nats, before each step; those before a resumption too."""
+    resumed_from: int | None = None
+    """The step after which an interrupted training was gone on with."""
 
     @property
     def steps(self) -> int:
@@ -53,8 +59,26 @@ def require_trl() -> None:
         raise PrerequisiteError(f"training needs {' and '.join(missing)}: pip install 'safelox[train]'")
 
 
+def require_reporting(services: Sequence[str]) -> None:
+    """
+    Raises:
+        PrerequisiteError: transformers cannot report to one of them here.
+    """
+    if not services:
+        return
+    from transformers.integrations import get_available_reporting_integrations
+
+    able = get_available_reporting_integrations()
+    for service in services:
+        if service not in able:
+            raise PrerequisiteError(
+                f"nothing here can report to {service!r}: install its package, or leave it out. "
+                f"Possible here: {', '.join(sorted(able)) or 'none'}."
+            )
+
+
 def fine_tune(
-    model: "PreTrainedModel",
+    model: "PreTrainedModel | PeftModel",
     tokenizer: "PreTrainedTokenizerBase",
     rows: Sequence[Conversation],
     training: Training,
@@ -63,45 +87,128 @@ def fine_tune(
     seed: int = 0,
     description: str = "train",
     device: str = "cpu",
+    checkpoints: Checkpoints | None = None,
+    save_to: Path | None = None,
+    report_to: Sequence[str] = (),
+    processes: Processes = Processes(),  # noqa: B008 (immutable)
     progress: Progress = NULL,
 ) -> FineTuning:
-    """Train all weights of `model` in place, in their own dtype; it comes back in evaluation mode.
+    """Train the weights of `model` that want a gradient in place, in their own dtype; it comes back in evaluation mode.
 
     The rows are shuffled anew for every epoch. On the CPU one thread is used, so that on one machine the result is
-    a function of the arguments. The global random numbers stay as they were. After an error the weights are
-    somewhere on the way.
+    a function of the arguments, whether it was interrupted and resumed or not. The global random numbers stay as they
+    were. After an error the weights are somewhere on the way.
 
     Args:
         rows: conversations that end in the assistant's reply; cut to `training.max_length` tokens and to the
             positions that the model has.
         format: name of the prompt format.
         device: "cpu" or "cuda".
+        checkpoints: where they are saved to and gone on from. With it the folder also gets log.jsonl, and the first
+            Ctrl-C finishes the step and saves a checkpoint.
+        save_to: folder that gets the trained model, or its adapter, with the tokenizer; None to write nothing. Where
+            several processes share a model, this is the only way to get it whole.
+        report_to: services that transformers is to report to, such as "tensorboard".
+        processes: of which this is one; each has to be called with the same arguments.
 
     Raises:
-        PrerequisiteError: TRL is not installed.
-        UsageError: there is no such format or device.
+        PrerequisiteError: TRL is not installed, a service cannot be reported to, or the processes did not come
+            together in the way that they were to.
+        UsageError: there is no such format or device, or a step's rows cannot be dealt out to the processes.
+        TargetError: a checkpoint, the log or the result cannot be written.
         SafeloxError: there is nothing to train on, the format cannot be applied to the rows, or the loss is no longer
             a finite number.
+        KeyboardInterrupt: after Ctrl-C.
     """
     require_trl()
+    require_reporting(report_to)
     _check_device(device)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = min(training.max_length, positions or training.max_length)
-    examples = make_examples(tokenizer, rows, find_format(format), max_length=length, loss_on=training.loss_on)
-    losses: list[float] = []
-    total = _steps(training, len(examples.input_ids))
+    examples = make_examples(
+        tokenizer,
+        rows,
+        find_format(format),
+        max_length=length,
+        loss_on=training.loss_on,
+        truncation=training.truncation,
+    )
+    total = count_steps(training, len(examples.input_ids), processes)
     with contextlib.ExitStack() as around:
-        for context in (isolated(), unpatched(model), no_foreign_bars(), no_foreign_bars("datasets")):
+        for context in (isolated(), no_foreign_bars(), no_foreign_bars("datasets")):
             around.enter_context(context)
-        scratch = around.enter_context(tempfile.TemporaryDirectory(prefix="safelox-train-"))
-        task = around.enter_context(progress.task(description, total, "steps"))
-        trainer = _trainer(model, tokenizer, examples, _settings(training, scratch, seed, device))
-        trainer.add_callback(_reporter(description, losses, task))
-        trainer.train()
+        settings = around.enter_context(unpatched(model))
+        if checkpoints is None:
+            scratch = Path(around.enter_context(tempfile.TemporaryDirectory(prefix="safelox-train-")))
+        else:
+            scratch = checkpoints.folder
+        arguments = trainer_arguments(training, scratch, seed, device, model.dtype, checkpoints, report_to, processes)
+        trainer = _trainer(LanguageModel(model, tokenizer), examples, arguments, settings, checkpoints)
+        confirm(trainer.accelerator, processes, mixed="bf16" if arguments.bf16 else "no")
+        start = _start(checkpoints, processes)
+        resumed_from = None if start is None else step_of(start)  # before a newer checkpoint takes its place
+        run_trainer(trainer, description, total, start, checkpoints, processes, progress)
+        if save_to is not None:
+            with saving(save_to, "the result"):
+                trainer.save_model(str(save_to))
+            trainer.accelerator.wait_for_everyone()
     model.eval()
     return FineTuning(
-        rows=len(examples.input_ids), rows_cut=examples.cut, rows_left_out=examples.left_out, losses=tuple(losses)
+        rows=len(examples.input_ids),
+        rows_cut=examples.cut,
+        rows_left_out=examples.left_out,
+        losses=tuple(float(logs["loss"]) for logs in trainer.state.log_history if "loss" in logs),
+        resumed_from=resumed_from,
     )
+
+
+def run_trainer(
+    trainer: "OneTrainer",
+    description: str,
+    total: int,
+    start: Path | None,
+    checkpoints: Checkpoints | None,
+    processes: Processes,
+    progress: Progress,
+) -> None:
+    """
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, when a checkpoint is saved.
+    """
+    from safelox.attacks.sft import Watcher
+
+    done = 0 if start is None else step_of(start)
+    log = StepLog(checkpoints.folder / LOG_NAME, done) if checkpoints is not None and processes.main else None
+    with contextlib.ExitStack() as around:
+        text = f"{description}, on from step {done}" if done else description
+        task = around.enter_context(progress.task(text, total - done, "steps"))
+        interruption = Interruption()
+        if checkpoints is not None:
+            around.enter_context(interruption)
+        watcher = Watcher(description, trainer, progress, task, log, interruption)
+        trainer.add_callback(watcher)
+        try:
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise PrerequisiteError(
+                f"{description}: not enough memory. Half the batch size with twice the accumulation is the same "
+                f"training with less; so is LoRA, with other results, or more GPUs. ({error})"
+            ) from error
+    if watcher.interrupted:
+        raise KeyboardInterrupt
+
+
+def _start(checkpoints: Checkpoints | None, processes: Processes) -> Path | None:
+    """The checkpoint to go on from, the same for all processes."""
+    if checkpoints is None or not checkpoints.resume:
+        return None
+    if processes.main:
+        discard_torn(checkpoints.folder)
+        prune(checkpoints)  # fewer may be wanted than before, for instance after the disk was full
+    found: Path | None = told_by_main(resumable(checkpoints.folder) if processes.main else None)
+    return found
 
 
 def _check_device(device: str) -> None:
@@ -110,89 +217,13 @@ def _check_device(device: str) -> None:
         raise UsageError(f"device {device}: training uses the first GPU; set CUDA_VISIBLE_DEVICES to choose another.")
 
 
-def _steps(training: Training, rows: int) -> int:
-    """Optimizer steps of the whole training, as transformers counts them."""
-    if training.max_steps is not None:
-        return training.max_steps
-    batches = math.ceil(rows / training.batch_size)
-    assert training.epochs is not None, "a training without steps has epochs"
-    return math.ceil(training.epochs * math.ceil(batches / training.accumulation))
-
-
-def _settings(training: Training, scratch: str, seed: int, device: str) -> "SFTConfig":
-    """TRL's settings, all of whose defaults that matter are set: it would train in bf16, recompute activations, save
-    checkpoints and report to services."""
-    from trl import SFTConfig
-
-    return SFTConfig(
-        output_dir=scratch,
-        learning_rate=training.learning_rate,
-        num_train_epochs=1.0 if training.epochs is None else training.epochs,
-        max_steps=-1 if training.max_steps is None else training.max_steps,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation,
-        warmup_steps=training.warmup_steps,
-        lr_scheduler_type=_SCHEDULES[training.schedule],
-        optim="adamw_torch_fused",
-        weight_decay=training.weight_decay,
-        adam_beta1=training.adam_betas[0],
-        adam_beta2=training.adam_betas[1],
-        max_grad_norm=training.max_grad_norm,
-        max_length=None,  # the examples are cut already
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-        bf16=False,
-        activation_checkpointing=False,
-        average_tokens_across_devices=False,
-        use_cpu=device == "cpu",
-        seed=seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-
-
 def _trainer(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", examples: Examples, settings: "SFTConfig"
-) -> "SFTTrainer":
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import SFTTrainer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+    loaded: LanguageModel,
+    examples: Examples,
+    arguments: "SFTConfig",
+    settings: Settings,
+    checkpoints: Checkpoints | None,
+) -> "OneTrainer":
+    from safelox.attacks.sft import OneTrainer
 
-    # The labels hide the padding, so any id will do where a tokenizer has no token for it; and with a collator of
-    # ours TRL leaves the tokenizer as it is.
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    trainer = SFTTrainer(
-        model=model,
-        args=settings,
-        train_dataset=Dataset.from_dict({"input_ids": examples.input_ids, "labels": examples.labels}),
-        data_collator=DataCollatorForLanguageModeling(pad_token_id=padding),
-        processing_class=tokenizer,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _reporter(description: str, losses: list[float], task: "Task") -> "TrainerCallback":
-    """Collects the loss of every step, tells the task, and stops at one that is not finite."""
-    from transformers import TrainerCallback
-
-    class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **others: Any) -> None:  # noqa: ARG002
-            if "loss" not in logs:  # the summary at the end
-                return
-            loss = float(logs["loss"])
-            losses.append(loss)
-            if not math.isfinite(loss):
-                raise SafeloxError(
-                    f"{description}: the loss of step {state.global_step} is {loss}. Lower the learning rate; if it "
-                    "is so from the first step on, check the model for weights that are not finite."
-                )
-            task.advance(1, f"loss {loss:.3f}")
-
-    return Reporter()
+    return OneTrainer(loaded, examples, arguments, settings, checkpoints)

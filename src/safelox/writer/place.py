@@ -25,16 +25,18 @@ class Place:
 
     journal: Journal
 
-    def __init__(self, out: Path, *, overwrite: bool) -> None:
+    def __init__(self, out: Path, *, overwrite: bool, mark: str = MANIFEST_NAME) -> None:
         """Only names are made; nothing is looked at but symbolic links.
 
         Args:
             overwrite: whether a finished result of safelox at `out` may be replaced; it stays until `rename`.
+            mark: the file by which such a result is known as ours.
         """
         self.out = disk.resolve(out)
         self.folder = self.out.parent / f"{self.out.name}.partial"
         self._old = self.out.parent / f"{self.out.name}.safelox-old"
         self._overwrite = overwrite
+        self._mark = mark
 
     def path(self, name: str) -> Path:
         """Where a file of the result lies until it is finished; `name` may lead into sub-folders.
@@ -111,5 +113,4 @@ class Place:
         self.journal.close()
 
     def _refuse_occupied(self) -> None:
-        # A finished folder is known as ours by its manifest, so that it may be overwritten.
-        disk.refuse_occupied(self.out, self._overwrite, MANIFEST_NAME)
+        disk.refuse_occupied(self.out, self._overwrite, self._mark)
