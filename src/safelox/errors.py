@@ -31,3 +31,11 @@ class DataError(SafeloxError):
 
 class PrerequisiteError(SafeloxError):
     """A package, a program or a key is missing; the message says how to get it."""
+
+
+class JudgeError(SafeloxError):
+    """A judge cannot go on: its server, its key or its budget; the verdicts that it gave before are kept."""
+
+
+class ServerError(SafeloxError):
+    """A server that models are asked through cannot be reached, or does not answer as it should."""
