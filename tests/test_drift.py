@@ -11,14 +11,15 @@ from torch import Tensor
 import safelox
 from safelox.cli import main
 from safelox.cli.render_drift import render_drift
-from safelox.drift_metrics import DriftMeans, DriftReport, MatrixDrift
+from safelox.drift_metrics import DriftGroup, DriftMeans, DriftReport, MatrixDrift
 from safelox.errors import CheckpointError, PairingError, UsageError
+from safelox.pairing.naming import place
 from tiny import llama_config, llama_tensors, lora_tensors, write_adapter, write_checkpoint, write_json
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 PROJECTION = "model.layers.0.self_attn.q_proj.weight"
-WIDE = {"hidden": 24, "intermediate": 40, "vocabulary": 48}
+WIDE: dict[str, Any] = {"hidden": 24, "intermediate": 40, "vocabulary": 48}
 
 
 def naive(base: Tensor, aligned: Tensor, tuned: Tensor, rank: int) -> tuple[float, float, float]:
@@ -34,10 +35,11 @@ def naive(base: Tensor, aligned: Tensor, tuned: Tensor, rank: int) -> tuple[floa
 Models = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 
 
-def models(**shape: Any) -> Models:
+def models(*, near: Mapping[str, Tensor] | None = None, **shape: Any) -> Models:
+    """A base, an aligned and a tuned model; the last was tuned from `near`, or from the aligned one."""
     base = llama_tensors(**shape)
     aligned = llama_tensors(near=base, seed=1, **shape)
-    return base, aligned, llama_tensors(near=aligned, seed=2, step=0.01, **shape)
+    return base, aligned, llama_tensors(near=near or aligned, seed=2, step=0.01, **shape)
 
 
 def written(root: Path, triple: tuple[Mapping[str, Tensor], ...], **shape: Any) -> tuple[str, str, str]:
@@ -53,6 +55,28 @@ def measured(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def by_label(report: DriftReport) -> dict[str, MatrixDrift]:
     return {matrix.label: matrix for matrix in report.matrices}
+
+
+def naive_angles(base: Tensor, aligned: Tensor, tuned: Tensor, rank: int) -> list[float]:
+    """The principal angles of the two leading spaces, in degrees, ascending, from two full SVDs in fp64."""
+    u, v = (torch.linalg.svd(side.double() - base.double())[0][:, :rank] for side in (aligned, tuned))
+    cosines = torch.linalg.svdvals(u.T @ v).clamp(max=1)
+    return torch.rad2deg(torch.arccos(cosines)).tolist()
+
+
+def hardened_as(base: Mapping[str, Tensor], aligned: Mapping[str, Tensor], rank: int = 2) -> dict[str, Tensor]:
+    """LoX by its formula, coefficient 1.25."""
+    result = dict(aligned)
+    for name in measured(base):
+        u, s, vh = torch.linalg.svd(aligned[name] - base[name], full_matrices=False)
+        result[name] = aligned[name] + 1.25 * (u[:, :rank] * s[:rank]) @ vh[:rank]
+    return result
+
+
+def with_vocabulary(folder: str, tokens: list[str]) -> None:
+    """A tokenizer for a model folder; the tokens in the order of their ids."""
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    write_json(Path(folder) / "tokenizer.json", {"model": {"vocab": vocabulary}, "added_tokens": []})
 
 
 def figures(report: DriftReport) -> tuple[tuple[MatrixDrift, ...], DriftMeans]:
@@ -91,7 +115,7 @@ def test_every_figure_equals_the_naive_formula(tmp_path: Path, rank: int, dtype:
 
 
 def test_a_matrix_beyond_the_plain_svd_equals_the_naive_formula_too(tmp_path: Path) -> None:
-    shape = {"hidden": 320, "intermediate": 200, "layers": 1}
+    shape: dict[str, Any] = {"hidden": 320, "intermediate": 200, "layers": 1}
     base, aligned, tuned = models(**shape)
     names = "model.layers.0.mlp.*_proj.weight"
     folders = written(tmp_path, (base, aligned, tuned), **shape)
@@ -105,7 +129,7 @@ def test_a_matrix_beyond_the_plain_svd_equals_the_naive_formula_too(tmp_path: Pa
 
 def test_the_cut_is_exact_where_singular_values_are_close(tmp_path: Path) -> None:
     name, rank = "model.layers.0.mlp.up_proj.weight", 4
-    shape = {"hidden": 180, "intermediate": 200, "layers": 1}
+    shape: dict[str, Any] = {"hidden": 180, "intermediate": 200, "layers": 1}
     base, aligned, tuned = models(**shape)
     generator = torch.Generator().manual_seed(3)
     left = torch.linalg.qr(torch.randn(200, 180, generator=generator))[0]
@@ -116,6 +140,28 @@ def test_the_cut_is_exact_where_singular_values_are_close(tmp_path: Path) -> Non
     tuned[name] = aligned[name] + 0.1 * torch.randn(200, 180, generator=generator)
     matrix = by_label(safelox.drift(*written(tmp_path, (base, aligned, tuned), **shape), rank=rank))[name]
     exact = naive(base[name], aligned[name], tuned[name], rank)
+    assert (matrix.r_align, matrix.r_ft, matrix.tuning_share) == pytest.approx(exact, abs=1e-6)
+
+
+@pytest.mark.parametrize("rank", [3, 30])
+def test_figures_over_a_floor_of_noise_are_exact(tmp_path: Path, rank: int) -> None:
+    """In bf16 a small delta drowns in rounding: no gap tells the leading directions from the others."""
+    shape: dict[str, Any] = {"hidden": 256, "intermediate": 320, "layers": 1, "dtype": torch.bfloat16}
+    base, _, _ = models(**shape)
+    name = "model.layers.0.mlp.up_proj.weight"
+    generator = torch.Generator().manual_seed(4)
+    sides: list[dict[str, Tensor]] = []
+    for _ in range(2):
+        thin = (
+            torch.randn(320, 40, generator=generator) / torch.arange(1, 41),
+            torch.randn(40, 256, generator=generator),
+        )
+        noise = 0.5 * torch.randn(320, 256, generator=generator)
+        near = sides[-1] if sides else base
+        sides.append({**base, name: (near[name].float() + 1e-4 * (thin[0] @ thin[1] + noise)).bfloat16()})
+    folders = written(tmp_path, (base, *sides), hidden=256, intermediate=320, layers=1)
+    (matrix,) = safelox.drift(*folders, rank=rank, include=[name]).matrices
+    exact = naive(base[name], sides[0][name], sides[1][name], rank)
     assert (matrix.r_align, matrix.r_ft, matrix.tuning_share) == pytest.approx(exact, abs=1e-6)
 
 
@@ -177,7 +223,7 @@ def test_an_untouched_model_has_not_drifted(tmp_path: Path) -> None:
 
 
 def test_workers_do_not_change_a_figure(tmp_path: Path) -> None:
-    shape = {"hidden": 160, "intermediate": 192}
+    shape: dict[str, Any] = {"hidden": 160, "intermediate": 192}
     folders = written(tmp_path, models(**shape), **shape)
     assert figures(safelox.drift(*folders, rank=9, workers=1)) == figures(safelox.drift(*folders, rank=9, workers=3))
 
@@ -289,7 +335,8 @@ def test_a_tuned_model_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> N
         safelox.drift(*folders)
     text = str(caught.value)
     assert f"TUNED lacks 1 tensor that ALIGNED has: {PROJECTION}" in text
-    assert f"{HEAD} (32 x 16 in ALIGNED, 33 x 16 in TUNED)" in text
+    assert f"{HEAD} has 32 rows in ALIGNED and 33 in TUNED, and rows are never matched by their place" in text
+    assert "TUNED has no tokenizer" in text
     assert PROJECTION not in by_label(safelox.drift(*folders, exclude=[PROJECTION], embeddings=False))
 
 
@@ -334,6 +381,233 @@ def test_tokens_that_aligned_added_are_left_alone(tmp_path: Path) -> None:
     assert (head.r_align, head.r_ft, head.tuning_share) == pytest.approx(exact, abs=1e-6)
 
 
+def test_the_overlap_is_that_of_the_two_leading_spaces(tmp_path: Path) -> None:
+    base, aligned, tuned = models(**WIDE)
+    report = safelox.drift(*written(tmp_path, (base, aligned, tuned), **WIDE), rank=5)
+    overlaps = []
+    for name, matrix in by_label(report).items():
+        exact = naive_angles(base[name], aligned[name], tuned[name], 5)
+        assert matrix.principal_angles == pytest.approx(exact, abs=1e-4)
+        overlaps.append(sum(math.cos(math.radians(angle)) ** 2 for angle in exact) / 5)
+        assert matrix.overlap == pytest.approx(overlaps[-1], abs=1e-6)
+    assert report.overall.overlap == pytest.approx(sum(overlaps) / len(overlaps), abs=1e-6)
+    chance = sum(5 / matrix.rows for matrix in report.matrices) / len(report.matrices)
+    assert report.overall.overlap_by_chance == pytest.approx(chance)
+
+
+def test_the_overlap_has_its_bounds(tmp_path: Path) -> None:
+    base, aligned, tuned = models()
+    for side, (row, value) in zip((base, aligned, tuned), ((0, 0.0), (2, 3.0), (5, 4.0)), strict=True):
+        side[PROJECTION] = torch.zeros(16, 16)
+        side[PROJECTION][row, 1] = value
+    found = by_label(safelox.drift(*written(tmp_path, (base, aligned, tuned)), rank=3))
+    assert found[PROJECTION].directions == 1
+    assert found[PROJECTION].principal_angles == pytest.approx([90])
+    assert found[PROJECTION].overlap == pytest.approx(0, abs=1e-12)
+    same = safelox.drift(*written(tmp_path / "same", (base, aligned, aligned)), rank=3)
+    assert all(matrix.overlap == pytest.approx(1, abs=1e-6) for matrix in same.matrices)
+
+
+def test_the_overlap_may_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = written(tmp_path, models())
+    plain = safelox.drift(*folders, rank=3)
+    monkeypatch.delattr("safelox.drift_metrics.measure.top_singular")
+    report = safelox.drift(*folders, rank=3, overlap=False)
+    assert report.overall.overlap is None
+    assert all(matrix.principal_angles is None for matrix in report.matrices)
+    assert (report.overall.r_ft, report.overall.tuning_share) == (plain.overall.r_ft, plain.overall.tuning_share)
+    assert "overlap      " not in render_drift(report)
+
+
+def test_the_hardened_model_has_an_r_align_of_its_own(tmp_path: Path) -> None:
+    base, aligned, _ = models(**WIDE)
+    hardened = hardened_as(base, aligned)
+    _, _, tuned = models(near=hardened, **WIDE)
+    folders = written(tmp_path, (base, aligned, tuned), **WIDE)
+    extra = str(write_checkpoint(tmp_path / "hardened", hardened, config=llama_config(**WIDE)))
+    report = safelox.drift(*folders, hardened=extra, rank=5)
+    plain = by_label(safelox.drift(*folders, rank=5))
+    exact_hardened, exact_ft = [], []
+    for name, matrix in by_label(report).items():
+        r_align, r_ft, _ = naive(base[name], aligned[name], tuned[name], 5)
+        # The official code projects on the subspace of the model that it is given; the two are the same.
+        r_hardened, r_ft_official, share = naive(base[name], hardened[name], tuned[name], 5)
+        found = (matrix.r_align, matrix.r_hardened, matrix.r_ft, matrix.tuning_share)
+        assert found == pytest.approx((r_align, r_hardened, r_ft, share), abs=1e-6)
+        assert matrix.r_ft == pytest.approx(r_ft_official, abs=1e-6)
+        assert matrix.r_hardened is not None
+        assert matrix.r_hardened > matrix.r_align
+        assert matrix.hardened_delta_norm == pytest.approx(float((hardened[name] - base[name]).norm()))
+        assert matrix.tuning_norm == pytest.approx(float((tuned[name] - hardened[name]).norm()), rel=1e-5)
+        assert matrix.tuning_norm < plain[name].tuning_norm
+        assert (matrix.r_align, matrix.r_ft) == (plain[name].r_align, plain[name].r_ft)
+        assert plain[name].r_hardened is None
+        exact_hardened.append(r_hardened)
+        exact_ft.append(r_ft)
+    overall, count = report.overall, len(exact_ft)
+    assert overall.r_hardened == pytest.approx(sum(exact_hardened) / count, abs=1e-6)
+    assert overall.hardened_ratio_of_means == pytest.approx(sum(exact_ft) / sum(exact_hardened), abs=1e-6)
+    ratios = [r_ft / r_hardened for r_ft, r_hardened in zip(exact_ft, exact_hardened, strict=True)]
+    assert overall.hardened_mean_of_ratios == pytest.approx(sum(ratios) / count, abs=1e-6)
+    assert "R_align, hardened" in render_drift(report)
+
+
+def test_a_hardened_model_that_is_base_again_is_counted_and_left_out(tmp_path: Path) -> None:
+    base, aligned, tuned = models()
+    folders = written(tmp_path, (base, aligned, tuned))
+    hardened = str(write_checkpoint(tmp_path / "hardened", {**aligned, PROJECTION: base[PROJECTION]}))
+    report = safelox.drift(*folders, hardened=hardened, rank=3)
+    assert math.isnan(by_label(report)[PROJECTION].r_hardened or 0)
+    assert (report.overall.matrices, report.overall.zero_deltas) == (len(report.matrices) - 1, 1)
+
+
+def test_both_problems_of_tuned_and_hardened_are_told_at_once(tmp_path: Path) -> None:
+    base, aligned, tuned = models()
+    del tuned[PROJECTION]
+    folders = written(tmp_path, (base, aligned, tuned))
+    hardened = str(write_checkpoint(tmp_path / "hardened", {**aligned, PROJECTION: torch.ones(3, 16)}))
+    with pytest.raises(PairingError) as caught:
+        safelox.drift(*folders, hardened=hardened)
+    assert f"TUNED lacks 1 tensor that ALIGNED has: {PROJECTION}" in str(caught.value)
+    assert f"{PROJECTION} (16 x 16 in ALIGNED, 3 x 16 in HARDENED)" in str(caught.value)
+
+
+def test_layers_and_modules_are_averaged_one_by_one(tmp_path: Path) -> None:
+    report = safelox.drift(*written(tmp_path, models()), rank=3)
+
+    def chosen(group: DriftGroup) -> list[MatrixDrift]:
+        return [
+            m for m in report.matrices if m.layer == group.layer and (group.module is None or m.module == group.module)
+        ]
+
+    assert [group.layer for group in report.by_layer] == [0, 1, None]
+    assert {group.kind for group in (*report.by_layer, *report.by_module)} == {"linear"}
+    for group in report.by_layer:
+        matrices = chosen(group)
+        assert len(matrices) == (1 if group.layer is None else 7)
+        assert group.means.r_ft == pytest.approx(sum(m.r_ft for m in matrices) / len(matrices))
+        assert group.means.tuned_delta_norm == pytest.approx(math.hypot(*(m.tuned_delta_norm for m in matrices)))
+    modules = {group.module: group.means for group in report.by_module}
+    assert len(modules) == 8
+    assert modules["lm_head"].matrices == 1
+    both = [m.r_align for m in report.matrices if m.label.endswith("self_attn.q_proj.weight")]
+    assert modules["self_attn.q_proj"].r_align == pytest.approx(sum(both) / 2)
+    text = render_drift(report)
+    assert "self_attn.q_proj" in text
+    assert "outside all layers" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.layers.12.self_attn.q_proj.weight", (12, "self_attn.q_proj")),
+        ("model.layers.3.mlp.experts.7.down_proj.weight", (3, "mlp.experts.down_proj")),
+        ("model.layers.3.mlp.experts.down_proj", (3, "mlp.experts.down_proj")),
+        ("h.0.attn.c_proj.weight", (0, "attn.c_proj")),
+        ("model.embed_tokens.weight", (None, "embed_tokens")),
+    ],
+)
+def test_a_name_tells_layer_and_module(name: str, expected: tuple[int | None, str]) -> None:
+    assert place(name) == expected
+
+
+@pytest.mark.parametrize("rank", [3, 100])
+def test_a_subspace_file_gives_the_same_figures(tmp_path: Path, rank: int) -> None:
+    shape: dict[str, Any] = {"hidden": 160, "intermediate": 192, "layers": 1}
+    folders = written(tmp_path, models(**shape), **shape)
+    file = tmp_path / "subspace.safetensors"
+    safelox.decompose(folders[0], folders[1], file, rank=rank + 10)
+    report = safelox.drift(*folders, rank=rank, subspace=file)
+    plain = by_label(safelox.drift(*folders, rank=rank))
+    assert report.subspace == str(file)
+    for matrix in report.matrices:
+        other = plain[matrix.label]
+        found = (matrix.r_align, matrix.r_ft, matrix.tuning_share, matrix.overlap)
+        assert found == pytest.approx((other.r_align, other.r_ft, other.tuning_share, other.overlap), abs=1e-6)
+
+
+def test_the_directions_are_those_of_the_subspace_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = written(tmp_path, models())
+    file = tmp_path / "subspace.safetensors"
+    safelox.decompose(folders[0], folders[1], file, rank=8)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("decomposed, though a file was given")
+
+    monkeypatch.setattr("safelox.drift_metrics.measure.decompose_matrix", fail)
+    assert len(safelox.drift(*folders, rank=8, subspace=file).matrices) == 15
+
+
+def test_a_subspace_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    base, aligned, tuned = models()
+    folders = written(tmp_path, (base, aligned, tuned))
+    file = tmp_path / "subspace.safetensors"
+    safelox.decompose(folders[0], folders[1], file, rank=4)
+    with pytest.raises(UsageError, match=r"rank 5 was asked for, but .* holds 4 directions"):
+        safelox.drift(*folders, rank=5, subspace=file)
+    with pytest.raises(PairingError, match="was decomposed from"):
+        safelox.drift(folders[0], folders[2], folders[1], rank=4, subspace=file)
+    with pytest.raises(CheckpointError, match="no safety subspace"):
+        safelox.drift(*folders, rank=4, subspace=Path(folders[0]) / "model.safetensors")
+
+
+TOKENS = [f"t{i}" for i in range(32)]
+
+
+def resized(side: Mapping[str, Tensor], rows: list[int]) -> dict[str, Tensor]:
+    """A model whose embedding and head have these rows of the former ones; -1 for a row of another size of its own."""
+    filled = {name: torch.cat([side[name], torch.full((1, 16), 50.0)]) for name in (EMBEDDING, HEAD)}
+    return {**side, **{name: tensor[rows] for name, tensor in filled.items()}}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_tuned_model_may_have_further_tokens(tmp_path: Path, tied: bool) -> None:
+    """Rows are matched by token, wherever they lie."""
+    base, aligned, tuned = models(tied=tied)
+    head = EMBEDDING if tied else HEAD
+    expected = naive(base[head], aligned[head], tuned[head], 3)
+    order = [-1, *range(1, 32), 0, -1]
+    grown = {name: value for name, value in resized({HEAD: tuned[head], **tuned}, order).items() if name in tuned}
+    folders = written(tmp_path, (base, aligned, grown), tied=tied)
+    names = ["new", *TOKENS[1:], TOKENS[0], "newer"]
+    for folder, tokens in zip(folders, (TOKENS, TOKENS, names), strict=True):
+        with_vocabulary(folder, tokens)
+    file = tmp_path / "subspace.safetensors"
+    safelox.decompose(folders[0], folders[1], file, rank=16)
+    for subspace in (None, file):
+        report = safelox.drift(*folders, rank=3, subspace=subspace)
+        found = by_label(report)[head]
+        assert (found.r_align, found.r_ft, found.tuning_share) == pytest.approx(expected, abs=1e-6)
+        assert found.principal_angles == pytest.approx(
+            naive_angles(base[head], aligned[head], tuned[head], 3), abs=1e-4
+        )
+        assert any(f"{head} has 32 rows in ALIGNED and 34 in TUNED: 32 were matched" in note for note in report.notes)
+
+
+def test_rows_that_the_tuned_model_lost_count_for_nothing(tmp_path: Path) -> None:
+    base, aligned, tuned = models()
+    folders = written(tmp_path, (base, aligned, resized(tuned, list(range(30)))))
+    for folder, tokens in zip(folders, (TOKENS, TOKENS, TOKENS[:30]), strict=True):
+        with_vocabulary(folder, tokens)
+    file = tmp_path / "subspace.safetensors"
+    safelox.decompose(folders[0], folders[1], file, rank=16)
+    for subspace in (None, file):
+        head = by_label(safelox.drift(*folders, rank=3, subspace=subspace))[HEAD]
+        exact = naive(base[HEAD][:30], aligned[HEAD][:30], tuned[HEAD][:30], 3)
+        assert (head.r_align, head.r_ft, head.tuning_share) == pytest.approx(exact, abs=1e-6)
+        assert head.aligned_delta_norm == pytest.approx(float((aligned[HEAD] - base[HEAD])[:30].norm()))
+
+
+def test_a_resized_model_without_any_common_token_is_refused(tmp_path: Path) -> None:
+    base, aligned, tuned = models()
+    folders = written(tmp_path, (base, aligned, resized(tuned, list(range(30)))))
+    for folder, tokens in zip(folders, (TOKENS, TOKENS, [f"x{i}" for i in range(30)]), strict=True):
+        with_vocabulary(folder, tokens)
+    with pytest.raises(PairingError, match=r"lm_head.weight has 32 rows .* no token in common: .*--no-embeddings"):
+        safelox.drift(*folders)
+    assert len(safelox.drift(*folders, embeddings=False).matrices) == 14
+
+
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = written(tmp_path, models())
     assert main(["drift", *folders, "-k", "3", "--json"]) == 0
@@ -357,20 +631,33 @@ def test_the_command_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys
     report = DriftReport(
         base="b",
         aligned="a",
+        hardened="h",
         tuned="t",
         rank=9,
+        subspace=None,
         command=None,
         overall=DriftMeans(
             matrices=0,
             zero_deltas=4,
+            aligned_delta_norm=0.0,
+            hardened_delta_norm=0.0,
+            tuned_delta_norm=0.0,
+            tuning_norm=0.0,
             r_align=math.nan,
+            r_hardened=math.nan,
             r_ft=math.nan,
             ratio_of_means=math.nan,
             mean_of_ratios=math.nan,
+            hardened_ratio_of_means=math.nan,
+            hardened_mean_of_ratios=math.nan,
             tuning_share=math.nan,
             tuning_share_by_chance=math.nan,
+            overlap=math.nan,
+            overlap_by_chance=math.nan,
         ),
         apart={},
+        by_layer=(),
+        by_module=(),
         matrices=(),
         carried=(),
         notes=("mind this",),
@@ -383,14 +670,19 @@ def test_the_command_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys
         return report
 
     monkeypatch.setattr("safelox.drift_metrics.drift", record)
-    words = "drift b a t -k 9 --include x --exclude z --no-embeddings --vocab common --device cuda --workers 3"
-    words += " --max-memory 1GiB --allow-pickle --seed 7 --json"
+    words = (
+        "drift b a t --hardened h -k 9 --subspace f --no-overlap --include x --exclude z --no-embeddings --vocab common"
+    )
+    words += " --device cuda --workers 3 --max-memory 1GiB --allow-pickle --seed 7 --json"
     assert main(words.split()) == 0
     assert '"NaN"' in capsys.readouterr().out
     del made["progress"]
     assert made == {
         "positional": ("b", "a", "t"),
+        "hardened": "h",
         "rank": 9,
+        "subspace": Path("f"),
+        "overlap": False,
         "include": ["x"],
         "exclude": ["z"],
         "embeddings": False,

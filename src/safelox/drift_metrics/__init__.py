@@ -1,12 +1,15 @@
 """How much of a fine-tuned model's change lies in the safety subspace: R_align, R_ft and what explains them.
 
-drift.py     the function itself
-triple.py    BASE, ALIGNED and TUNED, opened and matched matrix by matrix
-measure.py   one matrix
-report.py    the results and their means
+run.py          the function itself
+triple.py       the models, opened and matched matrix by matrix
+counterpart.py  where HARDENED or TUNED keeps what is measured of ALIGNED
+deltas.py       their deltas, in the order of ALIGNED's rows
+projection.py   projecting deltas on leading singular vectors, and principal angles
+measure.py      one matrix
+report.py       the results, their means, by layer and module
 """
 
-from safelox.drift_metrics.drift import drift
-from safelox.drift_metrics.report import DriftMeans, DriftReport, MatrixDrift
+from safelox.drift_metrics.report import DriftGroup, DriftMeans, DriftReport, MatrixDrift
+from safelox.drift_metrics.run import drift
 
-__all__ = ["DriftMeans", "DriftReport", "MatrixDrift", "drift"]
+__all__ = ["DriftGroup", "DriftMeans", "DriftReport", "MatrixDrift", "drift"]

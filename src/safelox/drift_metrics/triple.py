@@ -1,20 +1,22 @@
-"""BASE, ALIGNED and TUNED, opened together: which matrices are measured, and where TUNED keeps them."""
+"""BASE, ALIGNED, TUNED and perhaps HARDENED, opened together: which matrices are measured, and where they are."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
 
-from safelox.checkpoint import Checkpoint, open_checkpoint
+from safelox.checkpoint import open_checkpoint
+from safelox.drift_metrics.counterpart import Counterpart, find_counterpart, without_lost_rows
 from safelox.drift_metrics.report import Kind
 from safelox.engine import Pair, open_pair
 from safelox.errors import PairingError
-from safelox.pairing import Carried, Matrix
-from safelox.pairing.matrices import Link, by, cut
-from safelox.pairing.naming import FLOATING, Anatomy, count, module, some
-from safelox.pairing.screening import quantisation
-from safelox.pairing.selection import Wish, select
+from safelox.methods import Lox
+from safelox.pairing import Carried, Matrix, Wish
+from safelox.pairing.matrices import Link, cut
+from safelox.pairing.naming import Anatomy, module
+from safelox.pairing.selection import select
 from safelox.pairing.tying import Ends, find_ends
+from safelox.subspace import Subspace
 
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Model types whose layers are transformers' Conv1D: a linear layer that stores its weight transposed."""
@@ -24,13 +26,19 @@ CONV1D = ("c_attn", "q_attn", "c_proj", "c_fc")
 
 @dataclass(frozen=True)
 class Triple:
-    """Three models and the matrices to be measured in them."""
+    """The models and the matrices to be measured in them."""
 
     models: Pair
     """BASE and ALIGNED, with the matrices that are measured."""
-    tuned: Checkpoint
-    tuned_names: Mapping[str, str]
-    """Tensor of ALIGNED -> its counterpart in TUNED, of the same shape."""
+    tuned: Counterpart
+    hardened: Counterpart | None
+    subspace: Subspace | None
+    in_file: frozenset[str]
+    """Labels of the matrices whose directions `subspace` holds."""
+
+    @property
+    def counterparts(self) -> tuple[Counterpart, ...]:
+        return (self.tuned,) if self.hardened is None else (self.tuned, self.hardened)
 
     def kind(self, matrix: Matrix) -> Kind:
         """What a matrix is in the model."""
@@ -48,56 +56,80 @@ def open_triple(
     base: str,
     aligned: str,
     tuned: str,
+    hardened: str | None,
+    wish: Wish,
     *,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    embeddings: bool,
-    vocab: Literal["error", "common"],
+    subspace: Path | None,
+    rank: int,
     allow_pickle: bool,
 ) -> Iterator[Triple]:
-    """Open three models and match them; every problem that the headers show is raised here.
+    """Open the models and match them; every problem that the headers show is raised here.
 
     Measured is what `pair` selects, less the tables of tokens and positions. The output head is measured once, also
     where it is tied to the embedding; embeddings=False leaves it out.
 
     Raises:
-        CheckpointError: a model cannot be read.
-        PairingError: two of them do not belong together, or nothing is left to measure.
+        CheckpointError: a model or the subspace file cannot be read.
+        PairingError: two of the models, or they and the file, do not belong together, or nothing is left to measure.
+        UsageError: the file holds fewer directions than the rank.
     """
-    with (
-        open_pair(
-            base,
-            aligned,
-            include=include,
-            exclude=exclude,
-            embeddings=embeddings,
-            vocab=vocab,
-            allow_pickle=allow_pickle,
-        ) as models,
-        open_checkpoint(tuned, allow_pickle=allow_pickle) as opened,
-    ):
-        yield _match(models, opened, Wish(include, exclude, embeddings))
+    with ExitStack() as stack:
+        models = stack.enter_context(open_pair(base, aligned, wish, allow_pickle=allow_pickle))
+        anatomy = Anatomy(models.aligned)
+        ends = find_ends(models.aligned, anatomy)
+        measured = _measured(models, anatomy, ends, wish)
+        matched = []
+        for side, reference in (("TUNED", tuned), ("HARDENED", hardened)):
+            if reference is not None:
+                opened = stack.enter_context(open_checkpoint(reference, allow_pickle=allow_pickle))
+                matched.append(find_counterpart(side, opened, models.aligned, measured, ends))
+        _refuse_problems(models.aligned.reference, matched)
+        whole, counterparts = without_lost_rows(measured, matched)
+        stored = _in_file(models, measured, whole)
+        file = None
+        if subspace is not None:
+            in_file = replace(models, pairing=replace(models.pairing, matrices=stored))
+            file = stack.enter_context(Subspace.open(subspace, in_file, Lox(rank=rank, coef=0.0)))
+        yield Triple(
+            models=_with_matrices(models, whole, counterparts),
+            tuned=counterparts[0],
+            hardened=counterparts[1] if len(counterparts) > 1 else None,
+            subspace=file,
+            in_file=frozenset(matrix.label for matrix in stored),
+        )
 
 
-def _match(models: Pair, tuned: Checkpoint, wish: Wish) -> Triple:
-    anatomy = Anatomy(models.aligned)
-    ends = find_ends(models.aligned, anatomy)
-    measured = _measured(models, anatomy, ends, wish)
-    names = _tuned_names(tuned, measured, ends)
-    problem = quantisation("TUNED", tuned)
-    problems = [problem] if problem else _differences(models.aligned, tuned, names)
-    if problems:
-        lines = [f"ALIGNED {models.aligned.reference} and TUNED {tuned.reference} cannot be compared:"]
-        raise PairingError("\n".join([*lines, *(f"- {problem}" for problem in problems)]))
-    kept = {matrix.name for matrix in measured}
+def _refuse_problems(aligned: str, counterparts: list[Counterpart]) -> None:
+    lines = []
+    for counterpart in counterparts:
+        if counterpart.problems:
+            reference = counterpart.checkpoint.reference
+            lines.append(f"ALIGNED {aligned} and {counterpart.side} {reference} cannot be compared:")
+            lines += [f"- {problem}" for problem in counterpart.problems]
+    if lines:
+        raise PairingError("\n".join(lines))
+
+
+def _in_file(models: Pair, measured: tuple[Matrix, ...], whole: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
+    """The matrices whose delta is the one that `decompose` sees: paired, and of all rows."""
+    paired = {matrix.label for matrix in models.pairing.matrices}
+    return tuple(
+        before
+        for before, after in zip(measured, whole, strict=True)
+        if before.label in paired and before.row_map is after.row_map
+    )
+
+
+def _with_matrices(models: Pair, matrices: tuple[Matrix, ...], counterparts: tuple[Counterpart, ...]) -> Pair:
+    kept = {matrix.name for matrix in matrices}
     carried = [item for item in models.pairing.carried if item.name not in kept]
     carried += [
         Carried(name, "an embedding table, or another copy of the head: not measured")
         for name in dict.fromkeys(matrix.name for matrix in models.pairing.matrices)
         if name not in kept
     ]
-    pairing = replace(models.pairing, matrices=measured, carried=tuple(carried))
-    return Triple(replace(models, pairing=pairing), tuned, names)
+    notes = models.pairing.notes + tuple(note for counterpart in counterparts for note in counterpart.notes)
+    return replace(models, pairing=replace(models.pairing, matrices=matrices, carried=tuple(carried), notes=notes))
 
 
 def _measured(models: Pair, anatomy: Anatomy, ends: Ends, wish: Wish) -> tuple[Matrix, ...]:
@@ -120,40 +152,3 @@ def _measured(models: Pair, anatomy: Anatomy, ends: Ends, wish: Wish) -> tuple[M
             f"{models.aligned.reference} was selected. Select more with --include or leave out less with --exclude"
         )
     return tuple(sorted(measured, key=lambda matrix: (order[matrix.name], matrix.start)))
-
-
-def _tuned_names(tuned: Checkpoint, measured: Sequence[Matrix], ends: Ends) -> dict[str, str]:
-    """Under which name TUNED has each tensor: another one only where one side stores a tied head as the embedding."""
-    names = {matrix.name: matrix.name for matrix in measured}
-    theirs = find_ends(tuned, Anatomy(tuned))
-    head = theirs.head or (theirs.embedding if theirs.tied else None)
-    if head is not None:
-        names |= {name: head for name in ends.names if name in names}
-    return names
-
-
-def _differences(aligned: Checkpoint, tuned: Checkpoint, names: Mapping[str, str]) -> list[str]:
-    """Why tensors of ALIGNED cannot be compared with TUNED's."""
-    missing, shapes, dtypes = [], [], []
-    for name, theirs in names.items():
-        found, expected = tuned.tensors.get(theirs), aligned.tensors[name]
-        if found is None:
-            missing.append(name)
-        elif found.shape != expected.shape:
-            shapes.append(f"{name} ({by(expected)} in ALIGNED, {by(found)} in TUNED)")
-        elif found.dtype not in FLOATING:
-            dtypes.append(f"{theirs} ({found.dtype})")
-    problems = []
-    if missing:
-        problems.append(
-            f"TUNED lacks {count(len(missing), 'tensor')} that ALIGNED has: {some(missing)}. Was TUNED fine-tuned from "
-            f"ALIGNED and saved with the same class? If it is an adapter, give it as ALIGNED+ADAPTER"
-        )
-    if shapes:
-        problems.append(
-            f"the shapes of {count(len(shapes), 'tensor')} differ: {some(shapes)}. What is not to be measured can be "
-            f"left out with --exclude, the output head with --no-embeddings"
-        )
-    if dtypes:
-        problems.append(f"TUNED has no floating-point values in {count(len(dtypes), 'tensor')}: {some(dtypes)}")
-    return problems

@@ -8,7 +8,7 @@ import torch
 
 from safelox.lowrank.blocks import IllScaledError, RowBlocks, Scaled, block_bounds
 from safelox.lowrank.exact import gram_route, svd_route
-from safelox.lowrank.krylov import Krylov
+from safelox.lowrank.krylov import MAX_RANK, Krylov
 from safelox.lowrank.result import Certificate, LowRank, Remainder
 
 SMALL = 128
@@ -50,7 +50,7 @@ def _decompose(matrix: RowBlocks, rank: int, entropy: int, every_rank: bool) -> 
     smaller = min(matrix.shape)
     if smaller <= SMALL:
         return svd_route(matrix, rank)
-    if 4 * rank >= smaller:
+    if 4 * rank >= smaller or rank > MAX_RANK:
         return gram_route(matrix, rank, sweeps=0)
     krylov = Krylov(matrix, rank, torch.Generator().manual_seed(entropy), every_rank=every_rank)
     result = krylov.run()

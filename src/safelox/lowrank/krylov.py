@@ -26,6 +26,8 @@ PROBES = 16
 """Width of the probe block; thin products are fastest at multiples of 16."""
 MAX_KRYLOV_COLUMNS = 256
 """Size of the Krylov space at which the iteration gives way to an exact route."""
+MAX_RANK = MAX_KRYLOV_COLUMNS // 32 * 16 - MORE_DIRECTIONS
+"""Largest rank at which the space has room for more than the start: beyond it, the iteration would be in vain."""
 MAX_SWEEPS = 16
 """Passes after which it does so."""
 SAMPLE_ROWS = 512

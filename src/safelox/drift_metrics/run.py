@@ -1,17 +1,18 @@
 """`drift`: R_align and R_ft of a base, an aligned and a fine-tuned model, matrix by matrix and overall."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from safelox.delta import prefetch
 from safelox.drift_metrics.measure import measure
-from safelox.drift_metrics.report import DriftReport, Kind, MatrixDrift, means
+from safelox.drift_metrics.report import DriftReport, Kind, MatrixDrift, by_layer, by_module, means
 from safelox.drift_metrics.triple import open_triple
 from safelox.engine import run_side_by_side, worker_count
 from safelox.errors import UsageError
 from safelox.machine import Clock, MemoryWatch, chosen_device, process_age
 from safelox.manifest import CarriedRecord
-from safelox.pairing import Matrix
+from safelox.pairing import Matrix, Wish
 from safelox.progress import NULL, Progress
 
 
@@ -20,7 +21,10 @@ def drift(
     aligned: str,
     tuned: str,
     *,
+    hardened: str | None = None,
     rank: int = 100,
+    subspace: str | Path | None = None,
+    overlap: bool = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     embeddings: bool = True,
@@ -41,10 +45,19 @@ def drift(
     means over linear layers, the output head among them and once if it is tied; embedding tables are not measured.
     Matrices that are no linear layers are averaged apart; all are taken as they are stored. Nothing is written.
 
+    What explains these figures stands beside them: the norms of the deltas; the share of the tuning's energy inside
+    the safety subspace; the principal angles between U and the `rank` leading left singular vectors of D_ft.
+
     Args:
         base, aligned, tuned: model references as in `harden`. TUNED was fine-tuned from ALIGNED, or from a hardened
-            ALIGNED; it has ALIGNED's tensors in the same shapes.
+            ALIGNED; it has ALIGNED's tensors in the same shapes, except that an output head of more or fewer rows is
+            matched by token, and rows that not all models have count for nothing.
+        hardened: the hardened model, where TUNED was fine-tuned from that. Its R_align, with the same U, stands beside
+            ALIGNED's, and the tuning is what became of it.
         rank: directions of the safety subspace; of a matrix that has fewer, all.
+        subspace: a file of `decompose`, made from BASE and ALIGNED with at least this rank, that the safety subspace
+            is read from; one of more directions than the rank finds the cut between close singular values better.
+        overlap: whether to compare U with the leading directions of D_ft too, which takes about as long as all else.
         include, exclude, vocab: as in `harden`.
         embeddings: False leaves out the output head too.
         device, workers, max_memory, allow_pickle, seed: as in `harden`; workers do not change a figure.
@@ -53,22 +66,23 @@ def drift(
     Raises:
         UsageError: an argument makes no sense.
         CheckpointError: a model cannot be read, or a value is not finite.
-        PairingError: the models do not belong together.
+        PairingError: the models, or they and the subspace file, do not belong together.
     """
     if rank < 1:
         raise UsageError(f"the rank must be an integer from 1, not {rank}.")
     clock = Clock(startup=process_age())
     torch_device = chosen_device(device)
+    wish = Wish(include, exclude, embeddings, vocab)
     with (
         MemoryWatch() as memory,
         open_triple(
             base,
             aligned,
             tuned,
-            include=include,
-            exclude=exclude,
-            embeddings=embeddings,
-            vocab=vocab,
+            hardened,
+            wish,
+            subspace=None if subspace is None else Path(subspace),
+            rank=rank,
             allow_pickle=allow_pickle,
         ) as triple,
     ):
@@ -80,12 +94,14 @@ def drift(
         with progress.task("drift", sum(matrix.rows * matrix.columns for matrix in matrices), "parameters") as task:
 
             def work(matrix: Matrix) -> None:
-                found[matrix.label] = measure(triple, matrix, rank, seed, torch_device)
+                found[matrix.label] = measure(triple, matrix, rank, seed, torch_device, overlap=overlap)
                 task.advance(matrix.rows * matrix.columns, matrix.label)
 
             def prepare(matrix: Matrix) -> None:
                 prefetch(models.base, models.aligned, matrix)
-                triple.tuned.prefetch(triple.tuned_names[matrix.name], matrix.start, matrix.stop)
+                for later in triple.counterparts:
+                    if matrix.name not in later.row_maps:
+                        later.checkpoint.prefetch(later.names[matrix.name], matrix.start, matrix.stop)
 
             run_side_by_side(matrices, work, team, prepare)
         clock.lap("work")
@@ -94,13 +110,17 @@ def drift(
     return DriftReport(
         base=base,
         aligned=aligned,
+        hardened=hardened,
         tuned=tuned,
         rank=rank,
+        subspace=None if subspace is None else str(subspace),
         command=command,
         overall=means([record for record in records if record.kind == "linear"]),
         apart={
             kind: means(chosen) for kind in others if (chosen := [record for record in records if record.kind == kind])
         },
+        by_layer=by_layer(records),
+        by_module=by_module(records),
         matrices=records,
         carried=tuple(CarriedRecord(name=item.name, reason=item.reason) for item in models.pairing.carried),
         notes=models.pairing.notes,
