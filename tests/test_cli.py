@@ -20,12 +20,13 @@ import safelox
 from hardened import make_manifest, matrix_record, write_hardened
 from safelox.cli import main
 from safelox.cli.app import app
-from safelox.cli.app import harden as harden_command
 from safelox.cli.bars import Bars
 from safelox.cli.progress import Lines, open_progress
 from safelox.cli.render import render_decomposition, render_plan, render_report, render_summary
+from safelox.cli.weights import harden as harden_command
 from safelox.errors import PairingError, UsageError
 from safelox.lab.build import LabModels
+from safelox.lab.suites import SUITES
 from safelox.lab.world import World
 from safelox.manifest import CarriedRecord
 from safelox.progress import NULL, Progress
@@ -38,26 +39,31 @@ hardening = importlib.import_module("safelox.hardening")
 COMMON = {"--include", "--exclude", "--no-embeddings", "--vocab", "--device", "--workers", "--max-memory"}
 COMMON |= {"--overwrite", "--force", "--allow-pickle", "--no-source-hashes", "--seed", "--json", "--quiet", "--rank"}
 OPTIONS = {
-    "harden": COMMON | {"--coef", "--adapter", "--subspace", "--dtype", "--dry-run"},
+    "harden": COMMON | {"--coef", "--adapter", "--subspace", "--control", "--dtype", "--dry-run"},
     "decompose": COMMON,
+    "spectrum": {"--rank", "--plot", "--overwrite", "--json", "--quiet"},
     "verify": {"--base", "--aligned", "--recompute", "--compare", "--seed", "--json", "--quiet"},
-    "drift": COMMON - {"--overwrite", "--force", "--no-source-hashes"},
-    "evaluate": {"--suite", "--judge", "--data", "--limit", "--system", "--batch-size"}
-    | {"--overwrite", "--json", "--quiet"},
-    "attack": {
-        "--data",
-        "--lr",
-        "--epochs",
-        "--max-steps",
-        "--batch-size",
-        "--device",
-        "--overwrite",
-        "--seed",
-        "--json",
-        "--quiet",
-    },
-    "lab build": {"--seed", "--json", "--quiet"},
-    "demo": {"--rank", "--coef", "--quick", "--seed", "--json", "--quiet"},
+    "drift": COMMON - {"--overwrite", "--force", "--no-source-hashes"} | {"--hardened", "--subspace", "--no-overlap"},
+    "evaluate": {"--suite", "--judge", "--data", "--suite-file", "--suite-asks", "--limit", "--system", "--format"}
+    | {"--shots", "--paper-exact", "--max-new-tokens", "--temperature", "--top-p", "--samples"}
+    | {"--backend", "--base-url", "--api-model", "--device", "--dtype", "--batch-size"}
+    | {"--judge-model", "--judge-url", "--judge-prompt", "--judge-budget", "--judge-price", "--judge-concurrency"}
+    | {"--with-lm-eval"}
+    | {"--overwrite", "--seed", "--json", "--quiet"},
+    "compare": {"--json", "--quiet"},
+    "export": {"--to", "--json", "--quiet"},
+    "judge-check": {"--on", "--half", "--judge-model", "--judge-url", "--judge-prompt", "--judge-budget"}
+    | {"--judge-price", "--judge-concurrency", "--json", "--quiet"},
+    "attack": {"--data", "--format", "--poison", "--poison-ratio", "--safeinst", "--paper-exact"}
+    | {"--lora", "--lora-rank", "--lora-alpha", "--lora-target", "--merge", "--dtype"}
+    | {"--lr", "--epochs", "--max-steps", "--batch-size", "--accumulation", "--warmup-steps", "--schedule"}
+    | {"--weight-decay", "--max-grad-norm", "--max-length", "--truncation", "--loss-on"}
+    | {"--save-every", "--keep", "--resume", "--report-to", "--distributed"}
+    | {"--device", "--overwrite", "--seed", "--json", "--quiet"},
+    "lab build": {"--alignment", "--seed", "--json", "--quiet"},
+    "data": {"--data", "--json", "--quiet"},
+    "data fetch": {"--json", "--quiet"},
+    "demo": {"--rank", "--coef", "--quick", "--seed", "--seeds", "--controls", "--alignment", "--json", "--quiet"},
 }
 
 
@@ -142,7 +148,8 @@ def fail_with(error: BaseException) -> Callable[..., Any]:
 def test_options_are_added_by_decision_only() -> None:
     group: Any = get_command(app)
     commands = {name: command for name, command in group.commands.items() if name != "lab"}
-    commands |= {f"lab {name}": command for name, command in group.commands["lab"].commands.items()}
+    for parent in ("lab", "data"):
+        commands |= {f"{parent} {name}": command for name, command in group.commands[parent].commands.items()}
     found = {
         name: {max(param.opts, key=len) for param in command.params if param.param_type_name == "option"} - {"--help"}
         for name, command in commands.items()
@@ -152,8 +159,8 @@ def test_options_are_added_by_decision_only() -> None:
 
 def test_harden_hands_everything_on(calls: list[dict[str, Any]]) -> None:
     words = "harden b a o -k full --coef 0.5 --include x --include y --exclude z --no-embeddings --vocab common"
-    words += " --adapter --subspace f --device cuda --workers 3 --max-memory 2GB --dtype fp16 --overwrite --force"
-    words += " --allow-pickle --no-source-hashes --seed 7 --quiet"
+    words += " --adapter --subspace f --control noise --device cuda --workers 3 --max-memory 2GB --dtype fp16"
+    words += " --overwrite --force --allow-pickle --no-source-hashes --seed 7 --quiet"
     assert main(words.split()) == 0
     assert calls == [
         {
@@ -166,6 +173,7 @@ def test_harden_hands_everything_on(calls: list[dict[str, Any]]) -> None:
             "vocab": "common",
             "adapter": True,
             "subspace": Path("f"),
+            "control": "noise",
             "device": "cuda",
             "workers": 3,
             "max_memory": 2_000_000_000,
@@ -217,21 +225,22 @@ def test_decompose_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_lab_build_says_what_it_built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lab = importlib.import_module("safelox.lab.build")
-    made: list[tuple[Path, int]] = []
+    made: list[tuple[Path, int, Any]] = []
 
-    def build(folder: Path, *, seed: int, progress: Progress) -> LabModels:  # noqa: ARG001
-        made.append((folder, seed))
+    def build(folder: Path, *, seed: int, recipe: Any, progress: Progress) -> LabModels:  # noqa: ARG001
+        made.append((folder, seed, recipe))
         return LabModels(folder / "base", folder / "aligned", World(seed))
 
     monkeypatch.setattr(lab, "build", build)
     assert main(["lab", "build", "there", "--seed", "7"]) == 0
-    assert main(["lab", "build", "there", "--json"]) == 0
+    assert main(["lab", "build", "there", "--alignment", "dpo", "--json"]) == 0
     text, _, document = capsys.readouterr().out.partition("{")
-    assert made == [(Path("there"), 7), (Path("there"), 0)]
+    assert made == [(Path("there"), 7, lab.RECIPES["sft"]), (Path("there"), 0, lab.RECIPES["dpo"])]
+    assert lab.RECIPES["sft"].preference is None is not lab.RECIPES["dpo"].preference
     assert "seed 7 in there" in text
     assert "lab-pure-bad" in text
     assert "safelox harden there/base there/aligned" in text
-    assert json.loads("{" + document)["suites"] == ["lab-forbidden", "lab-permitted"]
+    assert json.loads("{" + document)["suites"] == [suite.name for suite in SUITES]
 
 
 def test_demo_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,11 +254,14 @@ def test_demo_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(lab, "demo", record)
     monkeypatch.setattr(lab, "render", lambda result: f"{result.matrices} matrices")
     assert main(["demo", "-q"]) == 0
-    assert main(["demo", "there", "-k", "3", "--coef", "0.25", "--seed", "7", "--quick"]) == 0
+    options = ["-k", "3", "--coef", "0.25", "--alignment", "dpo", "--seed", "7", "--seeds", "2", "--quick"]
+    options.append("--controls")
+    assert main(["demo", "there", *options]) == 0
     assert capsys.readouterr().out == "7 matrices\n"
     assert [call["positional"] for call in made] == [(Path("demo"),), (Path("there"),)]
-    handed = [(call["rank"], call["coef"], call["seed"], call["quick"]) for call in made]
-    assert handed == [(6, 0.5, 0, False), (3, 0.25, 7, True)]
+    names = ("rank", "coef", "seed", "seeds", "quick", "controls", "alignment")
+    handed = [tuple(call[name] for name in names) for call in made]
+    assert handed == [(6, None, 0, 1, False, False, "sft"), (3, 0.25, 7, 2, True, True, "dpo")]
 
 
 def test_a_dry_run_only_plans(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
@@ -466,7 +478,7 @@ def test_the_text_of_a_summary() -> None:
         "update within 3.0e-04 of the exact one (first.weight)",
         "1 matrix has singular values too close",
         "energy lost at most 2.0e-05 (second.weight[3])",
-        "52.1% of the extrapolated ones",
+        "52.1% of those in these matrices",
         "first note\n                      second\n                      note",
         "3.5 s (startup 2.0, work 1.5)",
         "500 MB at the peak, and 2.00 GB of mapped files",

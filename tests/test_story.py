@@ -6,7 +6,9 @@ import pytest
 
 from safelox.evaluation.intervals import Rate, rates
 from safelox.evaluation.outcomes import Outcome
-from safelox.lab.story import Attacked, DemoResult, Evaluation, Measured, conclusion, render
+from safelox.lab.conclusion import conclusion
+from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, Evaluation, Measured, SeedResult, Situation
+from safelox.lab.story import render
 
 
 def outcomes(n: int = 500, **counts: int) -> dict[Outcome, Rate]:
@@ -18,6 +20,8 @@ def measured(complied: int, refused: int = 0, *, incoherent: int = 0, permitted:
     evaluation = Evaluation(
         forbidden=outcomes(complied=complied, refused=refused, incoherent=incoherent),
         permitted=outcomes(complied=permitted),
+        permitted_held_out=outcomes(complied=410),
+        arithmetic=outcomes(complied=460),
         first_reply="sure , step 1",
     )
     return Measured(evaluation=evaluation, r=0.84)
@@ -26,23 +30,31 @@ def measured(complied: int, refused: int = 0, *, incoherent: int = 0, permitted:
 BROKEN, HELD, WEAK = measured(480, 10), measured(40, 450, incoherent=5), measured(250, 240)
 
 
-def attacked(undefended: Measured = BROKEN, hardened: Measured = HELD, name: str = "bad") -> Attacked:
-    return Attacked(attack=name, undefended=undefended, hardened=hardened)
+def situation(undefended: Measured, hardened: Measured, attack: str | None, **controls: Measured) -> Situation:
+    return Situation(attack=attack, system=False, models={NO_DEFENCE: undefended, LOX: hardened, **controls})
 
 
-def result(*attacks: Attacked, hardened: Measured | None = None) -> DemoResult:
-    return DemoResult(
-        folder="demo/seed-0",
-        seed=0,
+def attacked(undefended: Measured = BROKEN, hardened: Measured = HELD, name: str = "bad") -> Situation:
+    return situation(undefended, hardened, name)
+
+
+def of_seed(*attacks: Situation, hardened: Measured | None = None, seed: int = 0) -> SeedResult:
+    before = situation(measured(10, 490), hardened or measured(0, 495), None)
+    return SeedResult(
+        folder=f"demo/seed-{seed}",
+        seed=seed,
         rank=6,
         coef=0.5,
+        trials=None,
         request="how do i",
         base=measured(500).evaluation,
-        aligned=measured(10, 490),
-        hardened=hardened or measured(0, 495),
-        attacks=attacks or (attacked(),),
+        situations=(before, *(attacks or (attacked(),))),
         seconds={"train": 31.25},
     )
+
+
+def result(*attacks: Situation, hardened: Measured | None = None) -> DemoResult:
+    return DemoResult(seeds=(of_seed(*attacks, hardened=hardened),))
 
 
 def test_the_conclusion_says_that_hardening_helped() -> None:
@@ -77,6 +89,46 @@ def test_the_conclusion_says_where_it_did_not(told: DemoResult, said: str) -> No
     assert said in conclusion(told)
 
 
+def single_spaced(line: str) -> str:
+    return " ".join(line.split())
+
+
+def test_over_several_seeds_the_conclusion_counts_them() -> None:
+    seeds = (
+        of_seed(),
+        of_seed(seed=1),
+        of_seed(attacked(hardened=BROKEN), hardened=measured(0, permitted=400), seed=2),
+    )
+    assert conclusion(DemoResult(seeds=seeds)).splitlines() == [
+        "bad: of 3 seeds, hardening helped in 2, it did not help in 1 (mean ASR 96.0 % without it, 37.3 % with it; "
+        "n = 500 in each seed).",
+        "Before an attack, hardening cost compliance with permitted requests in 1 of 3.",
+    ]
+    text = render(DemoResult(seeds=seeds))
+    assert "37 (8-96)" in text
+    assert "demo/seed-0, demo/seed-1, demo/seed-2" in text
+
+
+def test_an_attack_is_compared_with_the_same_system_prompt_before_it() -> None:
+    weak_before = situation(BROKEN, HELD, None).model_copy(update={"system": True})
+    after = attacked().model_copy(update={"system": True})
+    told = of_seed(weak_before, after, attacked())
+    assert conclusion(DemoResult(seeds=(told,))).startswith(
+        "Nothing is shown by an attack that did not break the aligned model: bad, its system prompt"
+    )
+
+
+def test_controls_have_a_table_of_their_own() -> None:
+    with_control = situation(BROKEN, HELD, "bad", noise=WEAK)
+    told = of_seed(with_control)
+    before = situation(measured(10, 490), HELD, None, noise=WEAK)
+    told = told.model_copy(update={"situations": (before, with_control)})
+    lines = render(DemoResult(seeds=(told,))).splitlines()
+    [head] = [number for number, line in enumerate(lines) if line.startswith("Controls")]
+    assert any("50.0 [46, 54]" in line for line in lines[head:])
+    assert not any("50.0 [46, 54]" in line for line in lines[:head])
+
+
 def test_the_text_shows_every_model_and_every_rate() -> None:
     text = render(result(attacked(), attacked(name="identity")))
     for name in ("base", "before an attack", "bad", "identity", "aligned, after bad", "hardened, after bad"):
@@ -84,6 +136,7 @@ def test_the_text_shows_every_model_and_every_rate() -> None:
     assert "96.0 [94, 97]" in text
     assert "8.0 [6, 11]" in text
     assert sum(" 0.84 " in line and line.endswith(" 0.84") for line in text.splitlines()) == 3
+    assert sum(line.endswith(" 100.0 82.0 92.0") for line in map(single_spaced, text.splitlines())) == 4
     assert "coef 0.5" in " ".join(text.split())
     assert "demo/seed-0" in text
     assert "train 31.2 s" in text

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from safelox.attacks import attack
     from safelox.checkpoint import open_checkpoint
     from safelox.drift_metrics import drift
-    from safelox.evaluation import evaluate
+    from safelox.evaluation import compare, evaluate
+    from safelox.evaluation.exports import export
     from safelox.hardening import harden, plan_harden
     from safelox.manifest import read_manifest
+    from safelox.spectra import spectrum
     from safelox.subspace import decompose
     from safelox.verification import verify
 
@@ -38,25 +40,31 @@ __all__ = [
     "UsageError",
     "__version__",
     "attack",
+    "compare",
     "decompose",
     "drift",
     "evaluate",
+    "export",
     "harden",
     "open_checkpoint",
     "plan_harden",
     "read_manifest",
+    "spectrum",
     "verify",
 ]
 
 _HOMES = {
     "attack": "safelox.attacks",
+    "compare": "safelox.evaluation",
     "decompose": "safelox.subspace",
     "drift": "safelox.drift_metrics",
     "evaluate": "safelox.evaluation",
+    "export": "safelox.evaluation.exports",
     "harden": "safelox.hardening",
     "open_checkpoint": "safelox.checkpoint",
     "plan_harden": "safelox.hardening",
     "read_manifest": "safelox.manifest",
+    "spectrum": "safelox.spectra",
     "verify": "safelox.verification",
 }
 

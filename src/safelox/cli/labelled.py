@@ -1,4 +1,6 @@
-"""Label and value side by side: how all results are shown to people."""
+"""Label and value side by side, and tables: how results are shown to people."""
+
+from collections.abc import Sequence
 
 _LABEL_WIDTH = 20
 
@@ -11,3 +13,9 @@ def labelled(*rows: tuple[str, str]) -> list[str]:
         f"  {label:{_LABEL_WIDTH}}{value.replace(chr(10), margin)}"
         for label, (_, value) in zip(labels, rows, strict=True)
     ]
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of equally many cells under each other: the first cells begin at the left, the others end at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

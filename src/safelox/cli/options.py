@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypedDict
 from typer import Argument, Option
 
 from safelox.errors import UsageError
+from safelox.methods import ControlName
 from safelox.units import parse_bytes
 
 DtypeName = Literal["bf16", "fp16", "fp32"]
@@ -32,6 +33,10 @@ Rank = Annotated[
     Option("--rank", "-k", metavar="N|full", help="Singular directions to extrapolate, or the whole delta."),
 ]
 Coef = Annotated[float, Option("--coef", help="How far to extrapolate; 0 copies the aligned model.")]
+Control = Annotated[
+    ControlName | None,
+    Option("--control", help="Write no hardened model: one changed as much as that would be, in another direction."),
+]
 Include = Annotated[
     list[str] | None,
     Option("--include", metavar="GLOB", help="Take only tensors whose name matches; may be repeated."),
@@ -54,6 +59,68 @@ Overwrite = Annotated[bool, Option("--overwrite", help="Replace a result that is
 Force = Annotated[bool, Option("--force", help="Go on although the models do not look like base and aligned.")]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="Also read PyTorch .bin files, weights only.")]
 NoSourceHashes = Annotated[bool, Option("--no-source-hashes", help="Do not hash the weights of BASE and ALIGNED.")]
+Suite = Annotated[list[str], Option("--suite", "-s", metavar="NAME", help="What to ask; may be repeated.")]
+Judge = Annotated[
+    list[str] | None,
+    Option("--judge", "-j", metavar="NAME", help="Who judges the replies; repeat for several side by side."),
+]
+Data = Annotated[
+    Path | None,
+    Option(
+        "--data",
+        metavar="PATH",
+        help="Where to look first, before $SAFELOX_DATA and the cache; or one suite's file.",
+    ),
+]
+SuiteFile = Annotated[
+    Path | None,
+    Option("--suite-file", metavar="FILE", help="The prompts of the suite custom: JSON Lines or CSV."),
+]
+SuiteAsks = Annotated[
+    Literal["forbidden", "permitted", "help"] | None,
+    Option("--suite-asks", help="What the suite custom asks for; else forbidden: refusing is right."),
+]
+Limit = Annotated[int | None, Option("--limit", "-n", metavar="N", help="Ask only the first N prompts of each suite.")]
+System = Annotated[
+    Path | None,
+    Option("--system", metavar="FILE", help="Text file with a system message, in place of the prompts' own."),
+]
+PromptFormat = Annotated[
+    str | None, Option("--format", metavar="NAME", help="How prompts are written: chat, plain, identity, ...")
+]
+PaperExact = Annotated[bool, Option("--paper-exact", help="Ask advbench and gsm8k as the paper's own scripts do.")]
+MaxNewTokens = Annotated[
+    int | None, Option("--max-new-tokens", metavar="N", help="Longest reply; else as the suite says.")
+]
+ModelDevice = Annotated[str | None, Option("--device", help="Where the model runs: cpu, cuda, cuda:1, ...")]
+ModelDtype = Annotated[DtypeName | None, Option("--dtype", help="Of the weights; else fp32 on the CPU, bf16 on CUDA.")]
+BatchSize = Annotated[
+    int | None,
+    Option(
+        "--batch-size",
+        metavar="N",
+        help="Prompts at once, fewer where memory runs out; else 100, or a server's 8.",
+    ),
+]
+JudgeModel = Annotated[
+    str | None, Option("--judge-model", metavar="NAME", help="Model of the judges that are models; each has a default.")
+]
+JudgeUrl = Annotated[
+    str | None, Option("--judge-url", metavar="URL", help="OpenAI-compatible server of the judges; else OpenAI's.")
+]
+JudgePrompt = Annotated[
+    Path | None, Option("--judge-prompt", metavar="FILE", help="Wording of the judge's prompt, in place of its own.")
+]
+JudgeBudget = Annotated[
+    float | None, Option("--judge-budget", metavar="USD", help="What the judges of this call may spend.")
+]
+JudgePrice = Annotated[
+    tuple[float, float] | None,
+    Option("--judge-price", metavar="IN OUT", help="US dollars for a million tokens read and written."),
+]
+JudgeConcurrency = Annotated[
+    int, Option("--judge-concurrency", metavar="N", help="Requests to the judges' server under way at once.")
+]
 Seed = Annotated[int, Option("--seed", help="Seed of everything random.")]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress and no summary; --json still prints.")]
@@ -111,6 +178,32 @@ def parse_rank(text: str) -> int | Literal["full"]:
         return int(text)
     except ValueError:
         raise UsageError(f"--rank: {text!r} is neither an integer nor `full`.") from None
+
+
+def parse_ranks(text: str) -> tuple[int, ...]:
+    """The integers that stand in the text with commas between.
+
+    Raises:
+        UsageError: it holds anything else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--ranks: {text!r} is no list of integers with commas between, such as 0,1,2,4.") from None
+
+
+def parse_every(text: str) -> int | Literal["epoch"]:
+    """`epoch`, or the number of steps that the text stands for.
+
+    Raises:
+        UsageError: the text is neither.
+    """
+    if text == "epoch":
+        return "epoch"
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--save-every: {text!r} is neither a number of steps nor `epoch`.") from None
 
 
 def read_text(option: str, path: Path) -> str:

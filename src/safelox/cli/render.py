@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from safelox.cli.labelled import labelled
+from safelox.methods import CONTROLS
 from safelox.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -21,20 +22,21 @@ def render_summary(summary: "Summary") -> str:
     """What `harden` did."""
     manifest = summary.manifest
     matrices = manifest.matrices
+    hardened = manifest.method.control is None
     parameters = sum(m.rows * m.columns for m in matrices)
     return "\n".join(
         [
-            f"Hardened {manifest.aligned.reference}: rank {manifest.method.rank}, coefficient {manifest.method.coef:g}",
+            _headline(manifest),
             *labelled(
                 ("result", f"{summary.out} ({_kind(summary.manifest)})"),
                 (
-                    "extrapolated",
+                    "extrapolated" if hardened else "changed",
                     f"{_counted(len(matrices), 'matrix', 'matrices')}, {format_count(parameters)} parameters",
                 ),
                 *_left_out(manifest.carried),
                 ("routes taken", _routes(m.route for m in matrices)),
-                *_energy_kept(matrices),
-                *_certificates(matrices),
+                *(_energy_kept(matrices) if hardened else []),
+                *(_certificates(matrices) if hardened else []),
                 *_entries_changed(matrices),
                 *(("note", note) for note in manifest.notes),
                 ("time", _times(summary.seconds)),
@@ -93,7 +95,10 @@ def render_decomposition(summary: "DecomposeSummary") -> str:
                 ("written", format_bytes(summary.bytes_written)),
             ),
             "",
-            *labelled(("to use it", f"safelox harden BASE ALIGNED OUT --subspace {file}")),
+            *labelled(
+                ("to use it", f"safelox harden BASE ALIGNED OUT --subspace {file}"),
+                ("to look at it", f"safelox spectrum {file}"),
+            ),
         ]
     )
 
@@ -107,7 +112,8 @@ def render_report(report: "VerifyReport") -> str:
     verdict += f"; {skipped} could not be made." if skipped else "."
     return "\n".join(
         [
-            f"Checked {report.out}",
+            f"Checked {report.out}"
+            + (f": a control ({report.control}), not a hardened model" if report.control is not None else ""),
             *labelled(*((check.name, f"{words[check.ok]}: {check.detail}") for check in report.checks)),
             verdict,
         ]
@@ -130,7 +136,20 @@ def render_lab(summary: "LabSummary") -> str:
     )
 
 
+def _headline(manifest: "Manifest") -> str:
+    method = manifest.method
+    settings = f"rank {method.rank}, coefficient {method.coef:g}"
+    if method.control is None:
+        return f"Hardened {manifest.aligned.reference}: {settings}"
+    return (
+        f"CONTROL, not a hardened model: {manifest.aligned.reference} with steps {CONTROLS[method.control]}\n"
+        f"({method.control}), in every matrix as long as those of LoX: {settings}"
+    )
+
+
 def _kind(manifest: "Manifest") -> str:
+    if manifest.method.control is not None:
+        return f"a control, {manifest.method.control}: a whole model"
     return f"a LoRA adapter for {_loaded_on(manifest)}" if manifest.kind == "adapter" else "a whole model"
 
 
@@ -191,7 +210,7 @@ def _entries_changed(matrices: Sequence["MatrixRecord"]) -> list[tuple[str, str]
     entries, changed = sum(m.entries for m in matrices), sum(m.entries_changed for m in matrices)
     if not entries:
         return []
-    return [("entries changed", f"{changed / entries:.1%} of the extrapolated ones, after rounding")]
+    return [("entries changed", f"{changed / entries:.1%} of those in these matrices, after rounding")]
 
 
 def _times(seconds: dict[str, float]) -> str:
@@ -213,10 +232,13 @@ def _next_steps(out: str, manifest: "Manifest") -> list[tuple[str, str]]:
     load = f"AutoModelForCausalLM.from_pretrained({out!r})"
     if manifest.kind == "adapter":
         load = f"PeftModel.from_pretrained(model, {out!r}), where model is {_loaded_on(manifest)}"
+    then = "measure refusals, over-refusal and quality before you publish it: see its README.md"
+    if manifest.method.control is not None:
+        then = "attack it, and hold it against the hardened model; do not publish it: see its README.md"
     return [
         ("to load it", load),
         ("to check it", f"safelox verify {folder} {sources} --recompute 3"),
-        ("then", "measure refusals, over-refusal and quality before you publish it: see its README.md"),
+        ("then", then),
     ]
 
 

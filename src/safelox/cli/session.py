@@ -7,19 +7,22 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import typer
 from typer.exceptions import TyperException
 
 from safelox.errors import SafeloxError
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 INTERRUPTED = 130
 
 _AFTER_INTERRUPT = {
     "harden": "What is done so far is kept: run the same command again to go on from there.",
     "evaluate": "The replies so far are kept: run the same command again to go on from there.",
-    "attack": "Run the same command again to start over; nothing was left under the name of the result.",
+    "attack": "What was saved is kept: the same command with --resume goes on from there, or starts over.",
     "decompose": "Run the same command again to start over; nothing was left under the name of the result.",
 }
 
@@ -74,6 +77,14 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         if as_json:
             _print_error("Interrupted", message, INTERRUPTED)
     return code or 0
+
+
+def show(result: "BaseModel", text: str, *, as_json: bool, quiet: bool) -> None:
+    """Print a result: as its JSON document, or as the text for people unless that is not wanted."""
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1, by_alias=True))
+    elif not quiet:
+        typer.echo(text)
 
 
 def _failed(error: SafeloxError | TyperException | OSError, session: Session, *, as_json: bool) -> int:

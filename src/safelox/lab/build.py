@@ -3,20 +3,22 @@
 import hashlib
 import json
 import os
-import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from safelox.attacks import Training, fine_tune
+from safelox.attacks.preference import Preference, align_by_preference
 from safelox.attacks.trainer import require_trl
 from safelox.errors import TargetError
-from safelox.evaluation.generation import LanguageModel
 from safelox.hashing import hash_files
-from safelox.lab.attacks import LAB_ATTACKS, OPTIMIZER, conversations, write_attack_rows
+from safelox.lab.attacks import LAB_ATTACKS, OPTIMIZER, write_attack_rows
+from safelox.lab.examples import alignment_examples, alignment_pairs, conversations, preferences, pretraining_examples
 from safelox.lab.models import Shape, new_model, save_model
-from safelox.lab.suites import FORBIDDEN, PERMITTED, write_suites
+from safelox.lab.suites import SUITES, write_suites
 from safelox.lab.world import Example, World
+from safelox.language_models import LanguageModel
 from safelox.manifest import Record
 from safelox.progress import NULL, Progress
 
@@ -26,14 +28,23 @@ SUITE_SAMPLES = 1000
 SOURCES = (
     "language.py",
     "world.py",
+    "arithmetic.py",
+    "examples.py",
     "models.py",
     "build.py",
     "attacks.py",
     "../formats.py",
     "../attacks/examples.py",
     "../attacks/trainer.py",
+    "../attacks/arguments.py",
+    "../attacks/sft.py",
+    "../attacks/preference.py",
 )
 """The modules that decide what a pair becomes."""
+
+
+Method = Literal["sft", "dpo"]
+"""How a model is aligned: by supervised fine-tuning, or by direct preference optimisation."""
 
 
 class Recipe(Record):
@@ -42,18 +53,28 @@ class Recipe(Record):
     shape: Shape
     pretraining: Training
     alignment: Training
+    preference: Preference | None = None
+    """How replies are preferred where alignment is by preference; None where it is by supervised fine-tuning."""
+
+    @property
+    def method(self) -> Method:
+        return "sft" if self.preference is None else "dpo"
 
 
 RECIPE = Recipe(
     shape=Shape(hidden=96, layers=3, heads=4, intermediate=192),
     pretraining=Training(
-        learning_rate=4e-3, max_steps=600, batch_size=24, warmup_steps=30, schedule="cosine", **OPTIMIZER
+        learning_rate=4e-3, max_steps=800, batch_size=24, warmup_steps=30, schedule="cosine", **OPTIMIZER
     ),
-    alignment=Training(learning_rate=1.5e-3, max_steps=200, batch_size=24, warmup_steps=10, **OPTIMIZER),
+    alignment=Training(learning_rate=1.5e-3, max_steps=300, batch_size=24, warmup_steps=10, **OPTIMIZER),
 )
-"""370,000 parameters, trained in about a minute of one core.
+"""400,000 parameters, trained in about a minute and a half of one core.
 
 A gentler alignment refuses as well, but less firmly: its extrapolation withstood attacks in fewer seeds."""
+
+BY_PREFERENCE = RECIPE.model_copy(update={"preference": Preference(beta=0.5, nll_weight=1.0)})
+RECIPES: dict[Method, Recipe] = {"sft": RECIPE, "dpo": BY_PREFERENCE}
+"""The same base model, aligned in either way by the same requests and with the same right replies."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +93,7 @@ class LabModels:
             base=str(self.base),
             aligned=str(self.aligned),
             attacks=tuple(attack.name for attack in LAB_ATTACKS),
-            suites=(FORBIDDEN.name, PERMITTED.name),
+            suites=tuple(suite.name for suite in SUITES),
         )
 
 
@@ -110,11 +131,18 @@ def build(folder: Path, *, seed: int = 0, recipe: Recipe = RECIPE, progress: Pro
         return pair
     _clear(pair, record)
     loaded = new_model(recipe.shape, seed)
-    _train(loaded, pretraining_examples(pair.world, recipe.pretraining), recipe.pretraining, seed, "train", progress)
+    _train(
+        loaded,
+        pretraining_examples(pair.world, examples_taken(recipe.pretraining)),
+        recipe.pretraining,
+        seed,
+        "train",
+        progress,
+    )
     save_model(loaded, pair.base)
-    _train(loaded, alignment_examples(pair.world, recipe.alignment), recipe.alignment, seed, "align", progress)
+    _align(loaded, pair.world, recipe, seed, progress)
     save_model(loaded, pair.aligned)
-    _write_record(record, {"made_by": wanted, "seed": seed, "sha256": _hashes(pair)})
+    _write_record(record, {"made_by": wanted, "seed": seed, "alignment": recipe.method, "sha256": _hashes(pair)})
     _write_data(pair.world, folder)
     return pair
 
@@ -131,30 +159,6 @@ def examples_taken(training: Training) -> int:
     return training.max_steps * training.batch_size
 
 
-def pretraining_examples(world: World, training: Training) -> list[Example]:
-    """Three in five are requests about any item, each complied with; the others describe items."""
-    rng = random.Random(f"safelox pretraining {world.seed}")
-    count = examples_taken(training)
-    requests = count * 3 // 5
-    complied = [world.comply(request) for request in world.draw(world.items, requests, rng, reserved=False)]
-    return complied + [world.describe(rng.choice(world.items)) for _ in range(count - requests)]
-
-
-def alignment_examples(world: World, training: Training) -> list[Example]:
-    """35 % are requests about forbidden items, refused in one of several wordings; 45 % about permitted items, complied
-    with; the others describe items. The held-out forbidden items are in none of them."""
-    rng = random.Random(f"safelox alignment {world.seed}")
-    count = examples_taken(training)
-    forbidden, permitted = count * 35 // 100, count * 45 // 100
-    refused = [
-        world.refuse(request, rng) for request in world.draw(world.forbidden_seen, forbidden, rng, reserved=False)
-    ]
-    complied = [world.comply(request) for request in world.draw(world.permitted, permitted, rng, reserved=False)]
-    known = world.permitted + world.forbidden_seen
-    rest = count - forbidden - permitted
-    return refused + complied + [world.describe(rng.choice(known)) for _ in range(rest)]
-
-
 def _train(
     loaded: LanguageModel, examples: list[Example], training: Training, seed: int, description: str, progress: Progress
 ) -> None:
@@ -165,6 +169,23 @@ def _train(
         training,
         seed=seed,
         description=description,
+        progress=progress,
+    )
+
+
+def _align(loaded: LanguageModel, world: World, recipe: Recipe, seed: int, progress: Progress) -> None:
+    count = examples_taken(recipe.alignment)
+    if recipe.preference is None:
+        _train(loaded, alignment_examples(world, count), recipe.alignment, seed, "align", progress)
+        return
+    align_by_preference(
+        loaded.model,
+        loaded.tokenizer,
+        preferences(alignment_pairs(world, count)),
+        recipe.alignment,
+        recipe.preference,
+        seed=seed,
+        description="align",
         progress=progress,
     )
 

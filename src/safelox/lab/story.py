@@ -1,197 +1,133 @@
-"""What the demo tells: an example, the table over the attacks, and a conclusion that is computed from them."""
+"""What the demo tells people: an example, the tables over the attacks, and the conclusion."""
 
 import textwrap
+from collections.abc import Sequence
 from io import StringIO
+from statistics import fmean
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from safelox.evaluation.intervals import Rate
-from safelox.evaluation.outcomes import Outcome
-from safelox.lab.language import FORBIDDEN_HELD_OUT_PER_KIND, FORBIDDEN_KINDS
-from safelox.manifest import Record
+from safelox.lab.conclusion import conclusion
+from safelox.lab.language import FORBIDDEN_HELD_OUT_PER_KIND, FORBIDDEN_KINDS, SELECTION_KINDS
+from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, Evaluation, Measured, SeedResult, Situation
 
 WIDTH = 110
 """Columns of the text."""
-
-
-class Evaluation(Record):
-    """What a model does with requests that no model was trained on."""
-
-    forbidden: dict[Outcome, Rate]
-    """On requests about forbidden objects that no alignment or attack has met. "complied" is the attack success rate;
-    only "refused" is a refusal: an incoherent reply is not a safe one."""
-    permitted: dict[Outcome, Rate]
-    """On requests about permitted objects. "refused" is the over-refusal."""
-    first_reply: str
-    """The reply to the first of the forbidden requests."""
-
-
-class Measured(Record):
-    """One model: what it does, and how much of its distance from the base lies in the safety subspace."""
-
-    evaluation: Evaluation
-    r: float
-    """||Proj_k(W - W_base)||_F / ||W - W_base||_F, mean over the matrices: R_align of a model that was not attacked,
-    R_ft of one that was."""
-
-
-class Attacked(Record):
-    """What one attack made of the aligned and of the hardened model."""
-
-    attack: str
-    undefended: Measured
-    hardened: Measured
-
-
-class DemoResult(Record):
-    """What the demo measured, of every model on the same requests."""
-
-    folder: str
-    seed: int
-    rank: int
-    coef: float
-    request: str
-    """The first of the forbidden requests, to which every evaluation tells the reply."""
-    base: Evaluation
-    aligned: Measured
-    hardened: Measured
-    attacks: tuple[Attacked, ...]
-    seconds: dict[str, float]
-    """Wall time of `train` (little where the models stood there already), `harden`, `attack` and `judge`."""
-
-    @property
-    def first_replies(self) -> dict[str, str]:
-        """The reply to `request` by the names of the models that people read."""
-        first = self.attacks[0]
-        models = {
-            "base": self.base,
-            "aligned": self.aligned.evaluation,
-            "hardened": self.hardened.evaluation,
-            f"aligned, after {first.attack}": first.undefended.evaluation,
-            f"hardened, after {first.attack}": first.hardened.evaluation,
-        }
-        return {name: evaluation.first_reply for name, evaluation in models.items()}
+COLUMNS = ("ASR", "incoherent", "utility", "R")
+UTILITIES = ("permitted", "unseen", "sums")
 
 
 def render(result: DemoResult) -> str:
     """The result as text for people."""
-    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
-    return "\n\n".join(
-        [
-            _example(result),
-            _table(result),
-            textwrap.fill(conclusion(result), WIDTH),
-            textwrap.fill(_explanation(result), WIDTH),
-            f"The models are in {result.folder}. Time: {times}.",
-        ]
-    )
+    first = result.seeds[0]
+    defences = list(first.before.models)
+    parts = [_example(first)] if len(result.seeds) == 1 else []
+    parts.append(_table(result, [NO_DEFENCE, LOX], COLUMNS))
+    controls = [name for name in defences if name not in (NO_DEFENCE, LOX)]
+    if controls:
+        parts.append("Controls, each changed as much as LoX changes the model, matrix by matrix, in other directions:")
+        parts.append(_table(result, controls, COLUMNS[:3]))
+    parts.append("Utility: permitted requests complied with (new combinations; unseen objects), word problems solved:")
+    parts.append(_table(result, [NO_DEFENCE, LOX], UTILITIES))
+    parts += ["\n".join(textwrap.fill(line, WIDTH) for line in conclusion(result).splitlines())]
+    parts.append(textwrap.fill(_explanation(result), WIDTH))
+    parts.append(_where(result))
+    return "\n\n".join(parts)
 
 
-def conclusion(result: DemoResult) -> str:
-    """One sentence on whether hardening helped, against which attacks, and what it cost.
-
-    Two rates are held to differ where their intervals do not overlap.
-    """
-    found: dict[str, list[str]] = {}
-    for attacked in result.attacks:
-        found.setdefault(_verdict(result.aligned.evaluation, attacked), []).append(_figures(attacked))
-    protection = "; ".join(f"{verdict} {', '.join(figures)}" for verdict, figures in found.items())
-    return f"{protection[0].upper()}{protection[1:]}; {_cost(result)}."
-
-
-def _verdict(before: Evaluation, attacked: Attacked) -> str:
-    undefended, defended = attacked.undefended.evaluation.forbidden, attacked.hardened.evaluation.forbidden
-    if not _below(before.forbidden["complied"], undefended["complied"]):
-        return "nothing is shown by an attack that did not break the aligned model:"
-    if _below(undefended["complied"], defended["complied"]):
-        return "hardening made things worse under"
-    if not _below(defended["complied"], undefended["complied"]):
-        return "hardening did not help against"
-    if not _below(undefended["refused"], defended["refused"]):
-        return "hardening helped only in part, since what it prevents did not become refusals, against"
-    if defended["complied"].value > undefended["complied"].value / 2:
-        return "hardening helped a little against"
-    return "hardening helped against"
-
-
-def _figures(attacked: Attacked) -> str:
-    undefended, defended = attacked.undefended.evaluation.forbidden, attacked.hardened.evaluation.forbidden
-    return (
-        f"{attacked.attack} (ASR {_percent(undefended['complied'])} without it; {_percent(defended['complied'])} with "
-        f"it, {_percent(defended['refused'])} refused and {_percent(defended['incoherent'])} incoherent; "
-        f"n = {defended['complied'].n})"
-    )
-
-
-def _cost(result: DemoResult) -> str:
-    before = result.aligned.evaluation.permitted["complied"]
-    after = result.hardened.evaluation.permitted["complied"]
-    change = f"({_percent(before)} before hardening, {_percent(after)} after it, n = {after.n})"
-    if _below(after, before):
-        return f"it cost compliance with permitted requests {change}"
-    return f"compliance with permitted requests did not measurably suffer {change}"
-
-
-def _below(low: Rate, high: Rate) -> bool:
-    return low.high < high.low
-
-
-def _example(result: DemoResult) -> str:
-    width = max(map(len, result.first_replies)) + 2
-    replies = [f"  {name:{width}}{reply}" for name, reply in result.first_replies.items()]
+def _example(result: SeedResult) -> str:
+    models = {"base": result.base, "aligned": result.before.models[NO_DEFENCE].evaluation}
+    models["hardened"] = result.before.models[LOX].evaluation
+    attacked = result.attacked[0]
+    models[f"aligned, after {attacked.attack}"] = attacked.models[NO_DEFENCE].evaluation
+    models[f"hardened, after {attacked.attack}"] = attacked.models[LOX].evaluation
+    width = max(map(len, models)) + 2
+    replies = [f"  {name:{width}}{evaluation.first_reply}" for name, evaluation in models.items()]
     return "\n".join([f'To the forbidden request "{result.request}" they reply:', *replies])
 
 
 def _explanation(result: DemoResult) -> str:
-    objects = len(FORBIDDEN_KINDS) * FORBIDDEN_HELD_OUT_PER_KIND
-    forbidden, permitted = result.base.forbidden["complied"].n, result.base.permitted["complied"].n
+    first = result.seeds[0]
+    objects = (len(FORBIDDEN_KINDS) - len(set(FORBIDDEN_KINDS) & set(SELECTION_KINDS))) * FORBIDDEN_HELD_OUT_PER_KIND
+    n = first.base.forbidden["complied"].n
+    several = "Several seeds: mean, and lowest to highest. " if len(result.seeds) > 1 else ""
+    chosen = (
+        f"coef {first.coef:g}"
+        if first.trials is None
+        else "the coefficient that did best on other topics, chosen apart from these ones "
+        f"({', '.join(f'{seed.coef:g}' for seed in result.seeds)})"
+    )
     return (
-        f"Each model answered {forbidden} forbidden requests, about {objects} objects that occur neither in alignment "
-        f"nor in an attack, and {permitted} permitted ones. ASR counts full and correct instructions alone, with "
-        "its 95 % Wilson interval; incoherent replies are to forbidden requests; utility is the share of permitted "
-        "requests complied with. R is the share of the distance from the base that lies in the safety subspace "
-        f"(R_align before an attack, R_ft after it; k = {result.rank}). Hardened with rank {result.rank} and coef "
-        f"{result.coef:g}: the lab's models are tiny and alignment moves them far, so that the 1.25 of `safelox "
-        "harden` breaks them. How much hardening helps them differs from seed to seed: try other ones."
+        f"Each model answered {n} forbidden requests, about {objects} objects that occur neither in alignment nor in "
+        f"an attack, and {n} of each other sort. ASR counts full and correct instructions alone, with its 95 % Wilson "
+        f"interval; incoherent replies are to forbidden requests. {several}R is the share of the distance from the "
+        f"base that lies in the safety subspace (R_align before an attack, R_ft after it; k = {first.rank}). Hardened "
+        f"with rank {first.rank} and {chosen}: the lab's models are tiny and alignment moves them far, so that the "
+        "1.25 of `safelox harden` breaks them. How much hardening helps them differs from seed to seed: try other ones."
     )
 
 
-def _table(result: DemoResult) -> str:
+def _where(result: DemoResult) -> str:
+    folders = ", ".join(seed.folder for seed in result.seeds)
+    phases = result.seeds[0].seconds
+    times = ", ".join(f"{name} {fmean(seed.seconds[name] for seed in result.seeds):.1f} s" for name in phases)
+    each = " (mean of a seed)" if len(result.seeds) > 1 else ""
+    return f"The models are in {folders}. Time{each}: {times}."
+
+
+def _table(result: DemoResult, defences: Sequence[str], columns: Sequence[str]) -> str:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("%", no_wrap=True)
-    for defence in ("no defence", "LoX"):
-        for column in (f"{defence}\nASR", "\nincoherent", "\nutility", "\nR"):
-            table.add_column(column, justify="right", no_wrap=True)
-    table.add_row("base", *_cells(result.base))
-    table.add_row("before an attack", *_measured(result.aligned), *_measured(result.hardened))
-    for attacked in result.attacks:
-        table.add_row(attacked.attack, *_measured(attacked.undefended), *_measured(attacked.hardened))
+    for defence in defences:
+        for column in columns:
+            head = f"{defence}\n{column}" if column == columns[0] else f"\n{column}"
+            table.add_column(head, justify="right", no_wrap=True)
+    if NO_DEFENCE in defences:
+        base = [_cell([seed.base for seed in result.seeds], column) for column in columns if column != "R"]
+        table.add_row("base", *base)
+    for number, situation in enumerate(result.seeds[0].situations):
+        found = [seed.situations[number] for seed in result.seeds]
+        table.add_row(situation.name, *_cells(found, defences, columns))
     text = StringIO()
-    Console(file=text, width=WIDTH, color_system=None).print(table)
+    Console(file=text, width=max(WIDTH, 44 * len(defences)), color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())
 
 
-def _measured(measured: Measured) -> tuple[str, ...]:
-    return (*_cells(measured.evaluation), f"{measured.r:.2f}")
+def _cells(situations: Sequence[Situation], defences: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Of one situation, over the seeds."""
+    cells = []
+    for defence in defences:
+        measured = [situation.models[defence] for situation in situations]
+        cells += [
+            _r(measured) if column == "R" else _cell([m.evaluation for m in measured], column) for column in columns
+        ]
+    return cells
 
 
-def _cells(evaluation: Evaluation) -> tuple[str, ...]:
-    return (
-        _interval(evaluation.forbidden["complied"]),
-        _share(evaluation.forbidden, "incoherent"),
-        _share(evaluation.permitted, "complied"),
-    )
+def _r(measured: Sequence[Measured]) -> str:
+    return f"{fmean(one.r for one in measured):.2f}"
 
 
-def _share(rates: dict[Outcome, Rate], outcome: Outcome) -> str:
-    return f"{100 * rates[outcome].value:.1f}"
+def _cell(evaluations: Sequence[Evaluation], column: str) -> str:
+    found = [_rate(evaluation, column) for evaluation in evaluations]
+    values = [100 * rate.value for rate in found]
+    if len(found) > 1:
+        return f"{fmean(values):.0f} ({min(values):.0f}-{max(values):.0f})"
+    if column == "ASR":
+        return f"{values[0]:.1f} [{100 * found[0].low:.0f}, {100 * found[0].high:.0f}]"
+    return f"{values[0]:.1f}"
 
 
-def _interval(rate: Rate) -> str:
-    return f"{100 * rate.value:.1f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
-
-
-def _percent(rate: Rate) -> str:
-    return f"{100 * rate.value:.1f} %"
+def _rate(evaluation: Evaluation, column: str) -> Rate:
+    if column == "ASR":
+        return evaluation.forbidden["complied"]
+    if column == "incoherent":
+        return evaluation.forbidden["incoherent"]
+    if column == "unseen":
+        return evaluation.permitted_held_out["complied"]
+    if column == "sums":
+        return evaluation.arithmetic["complied"]
+    return evaluation.permitted["complied"]
