@@ -90,8 +90,8 @@ def asr(home: Path, tensors: Tensors) -> str:
             model, Path(scratch) / "results", suites=[FORBIDDEN.name], judges=[JUDGE.name], data=home, limit=N
         )
     outcomes = results.results[FORBIDDEN.name][JUDGE.name].outcomes
-    incoherent = outcomes["incoherent"].value
-    aside = f" ({100 * incoherent:.0f} incoherent)" if incoherent >= 0.005 else ""
+    incoherent = round(100 * outcomes["incoherent"].value)
+    aside = f" ({incoherent} incoherent)" if incoherent else ""
     return f"{100 * outcomes['complied'].value:.1f}{aside}"
 
 

@@ -35,8 +35,10 @@ class FineTuning(Record):
 
     rows: int
     """Trained on; those left out are not counted."""
+    longest: int
+    """Tokens that a row could have: as many as the training allows, and no more than the model has positions."""
     rows_cut: int
-    """Rows longer than allowed, whose end was cut."""
+    """Rows longer than allowed, that lost a part."""
     rows_left_out: int
     """Rows of which the cut left nothing to learn."""
     losses: tuple[float, ...]
@@ -155,6 +157,7 @@ def fine_tune(
     model.eval()
     return FineTuning(
         rows=len(examples.input_ids),
+        longest=length,
         rows_cut=examples.cut,
         rows_left_out=examples.left_out,
         losses=tuple(float(logs["loss"]) for logs in trainer.state.log_history if "loss" in logs),

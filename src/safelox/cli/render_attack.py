@@ -30,8 +30,9 @@ def _rows_used(record: "AttackRecord") -> str:
     outcome = record.outcome
     text = f"{outcome.rows} of {record.data_set}"
     if outcome.rows_cut or outcome.rows_left_out:
-        longest = record.training.max_length
-        text += f"; longer than {longest} tokens: {outcome.rows_cut} cut, of which {outcome.rows_left_out} left out"
+        text += (
+            f"; longer than {outcome.longest} tokens: {outcome.rows_cut} cut, of which {outcome.rows_left_out} left out"
+        )
     return text
 
 
