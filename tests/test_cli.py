@@ -51,6 +51,11 @@ OPTIONS = {
     | {"--with-lm-eval"}
     | {"--overwrite", "--seed", "--json", "--quiet"},
     "compare": {"--json", "--quiet"},
+    "rank-curve": {"--suite", "--judge", "--ranks", "--modules", "--rho", "--subspace", "--plot"}
+    | {"--data", "--suite-file", "--suite-asks", "--limit", "--system", "--format", "--paper-exact", "--max-new-tokens"}
+    | {"--device", "--dtype", "--batch-size"}
+    | {"--judge-model", "--judge-url", "--judge-prompt", "--judge-budget", "--judge-price", "--judge-concurrency"}
+    | {"--overwrite", "--force", "--seed", "--json", "--quiet"},
     "export": {"--to", "--json", "--quiet"},
     "judge-check": {"--on", "--half", "--judge-model", "--judge-url", "--judge-prompt", "--judge-budget"}
     | {"--judge-price", "--judge-concurrency", "--json", "--quiet"},

@@ -43,6 +43,7 @@ HOUSE = (
     "language_models",
     "attacks",
     "evaluation",
+    "analysis",
     "lab",
     "cli",
 )

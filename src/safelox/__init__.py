@@ -17,6 +17,7 @@ from safelox.errors import (
 )
 
 if TYPE_CHECKING:
+    from safelox.analysis import rank_curve
     from safelox.attacks import attack
     from safelox.checkpoint import open_checkpoint
     from safelox.drift_metrics import drift
@@ -48,6 +49,7 @@ __all__ = [
     "harden",
     "open_checkpoint",
     "plan_harden",
+    "rank_curve",
     "read_manifest",
     "spectrum",
     "verify",
@@ -63,6 +65,7 @@ _HOMES = {
     "harden": "safelox.hardening",
     "open_checkpoint": "safelox.checkpoint",
     "plan_harden": "safelox.hardening",
+    "rank_curve": "safelox.analysis",
     "read_manifest": "safelox.manifest",
     "spectrum": "safelox.spectra",
     "verify": "safelox.verification",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from safelox import __version__
+from safelox.cli.analysing import rank_curve
 from safelox.cli.attacking import attack
 from safelox.cli.drifting import drift, spectrum
 from safelox.cli.embedded import demo, lab_build
@@ -57,6 +58,7 @@ COMMANDS = (
     attack,
     evaluate,
     compare,
+    rank_curve,
     export,
     judge_check,
     demo,

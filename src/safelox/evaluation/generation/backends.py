@@ -86,6 +86,8 @@ def open_generator(
     backend = backend or Backend()
     if backend.base_url is not None:
         return ServerGenerator(backend.base_url, backend.api_model or model, concurrency=concurrency)
+    if batch_size < 1:  # before a model is loaded in vain
+        raise UsageError(f"batch size {batch_size}: at least one prompt has to be answered at once.")
     loaded = load_on_device(model, backend.device or "cpu", backend.dtype or "fp32")
     return LocalGenerator(loaded, batch_size=batch_size)
 

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Sequence
 
 import torch
 
-from safelox.errors import UsageError
 from safelox.evaluation.generation.decoding import BATCH_SIZE, Request, decode
 from safelox.evaluation.generation.settings import GenerationSettings, Reply, wanted
 from safelox.formats import Conversation, find_format
@@ -32,15 +31,9 @@ def load_on_device(reference: str, device: str, dtype: str) -> LanguageModel:
 
 
 class LocalGenerator:
-    """Replies of a loaded model through transformers.
-
-    Raises:
-        UsageError: batch_size is below 1.
-    """
+    """Replies of a loaded model through transformers."""
 
     def __init__(self, loaded: LanguageModel, *, batch_size: int = BATCH_SIZE) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch size {batch_size}: at least one prompt has to be answered at once.")
         self._loaded: LanguageModel | None = loaded
         self._batch_size = batch_size
 
@@ -57,7 +50,7 @@ class LocalGenerator:
             CheckpointError: the tokenizer has no chat template, or it refuses a conversation.
             DataError: the format has no place for a conversation, or it is too long for the model.
             PrerequisiteError: there is not enough memory for a single prompt.
-            UsageError: there is no such format.
+            UsageError: there is no such format, or batch_size is below 1.
         """
         if self._loaded is None:
             raise ValueError("the generator has been closed")

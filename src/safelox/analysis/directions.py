@@ -1,0 +1,61 @@
+"""The leading directions of all deltas of a pair, in memory: thin factors that serve every rank."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from safelox.delta import DeltaRows
+from safelox.engine import Pair
+from safelox.lowrank import LowRank
+from safelox.methods import Lox
+from safelox.progress import Progress
+from safelox.subspace import Subspace, decompose
+from safelox.subspace.description import read_description
+
+
+def read_directions(models: Pair, file: Path, rank: int) -> dict[str, LowRank]:
+    """The `rank` leading directions of every matrix, by its label, from a subspace file.
+
+    Raises:
+        CheckpointError, UsageError, PairingError: as `Subspace.open` and `Subspace.decompose`.
+    """
+    factors = {}
+    with Subspace.open(file, models, Lox(rank=rank, coef=0.0)) as opened:
+        for matrix in models.pairing.matrices:
+            delta = DeltaRows(models.base, models.aligned, matrix, torch.device("cpu"))
+            factors[matrix.label], _ = opened.decompose(delta, rank)
+            delta.release()
+    return factors
+
+
+def make_file(
+    models: Pair,
+    modules: Sequence[str],
+    file: Path,
+    rank: int,
+    *,
+    seed: int,
+    overwrite: bool,
+    force: bool,
+    progress: Progress,
+) -> None:
+    """Decompose the pair into a file, unless there is one that holds enough directions.
+
+    Raises:
+        SafeloxError: as `decompose`.
+    """
+    if file.exists() and not overwrite and read_description(file)[0].options.rank >= rank:
+        return
+    decompose(
+        models.base.reference,
+        models.aligned.reference,
+        file,
+        rank=rank,
+        include=modules,
+        overwrite=True,
+        force=force,
+        hash_sources=False,
+        seed=seed,
+        progress=progress,
+    )
