@@ -5,6 +5,7 @@ outcomes.py    what a reply does, and the order in which that is decided
 intervals.py   rates and their differences, with confidence intervals
 samples.py     prompts with what a judge needs to know of them
 suites.py      the table of suites
+concurrency.py work side by side in threads, bounded
 judges/        the judges, and how they are asked
 answers.py     judges of arithmetic: the number in a reply
 readers.py     prompts, read from the files of data sets as they are published

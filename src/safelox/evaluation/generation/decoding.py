@@ -10,7 +10,7 @@ from safelox.errors import DataError, PrerequisiteError, UsageError
 from safelox.evaluation.generation.memory import fitting
 from safelox.evaluation.generation.settings import NEAR_TIE, GenerationSettings, Reply, drawing_seed
 from safelox.language_models import LanguageModel
-from safelox.machine import one_thread
+from safelox.machine import one_thread, out_of_memory
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -110,7 +110,7 @@ def _answer_if_it_fits(
     try:
         return _answer(loaded, requests, settings)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
     # Here the failed attempt's tensors are gone, which they were not while its error was being handled.
     if loaded.model.device.type == "cuda":
@@ -228,8 +228,3 @@ def _end_tokens(loaded: LanguageModel) -> list[int]:
     named = loaded.model.generation_config.eos_token_id
     ends = list(named) if isinstance(named, list) else [named]
     return sorted({end for end in [*ends, loaded.tokenizer.eos_token_id] if end is not None})
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # On the CPU torch raises a plain RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,12 +1,11 @@
 """A model behind a server that speaks OpenAI's protocol."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
-from itertools import islice
 
 from safelox.errors import UsageError
+from safelox.evaluation.concurrency import side_by_side
 from safelox.evaluation.generation.api import ATTEMPTS, FIRST_WAIT, TIMEOUT, Answer, Api, require_openai
 from safelox.evaluation.generation.settings import GenerationSettings, Reply, drawing_seed, wanted
 from safelox.formats import Conversation, TextFormat, find_format, with_context
@@ -62,7 +61,19 @@ class ServerGenerator:
         """
         left = wanted(len(prompts), settings.samples, done)
         with closing(self._open()) as api:
-            yield from self._side_by_side(api, self._asking(api, prompts, settings), left)
+            ask = self._asking(api, prompts, settings)
+
+            def answer(key: tuple[int, int]) -> Answer:
+                try:
+                    return ask(*key)
+                except Exception as error:
+                    error.add_note(f"It was asked prompt {key[0] + 1}.")
+                    raise
+
+            answers = side_by_side(answer, iter(left), self._concurrency, lambda: _interrupting(api))
+            with closing(answers):
+                for (index, draw), found in answers:
+                    yield index, Reply(found.text, None, found.finish_reason, draw)
 
     def close(self) -> None:
         """Nothing is held between calls."""
@@ -85,35 +96,12 @@ class ServerGenerator:
         ]
         return lambda index, draw: api.chat(model, chats[index], **_parameters(settings, draw))
 
-    def _side_by_side(
-        self, api: Api, ask: Callable[[int, int], Answer], left: Sequence[tuple[int, int]]
-    ) -> Iterator[tuple[int, Reply]]:
-        """Replies as they come, never more than so many requests under way."""
-        waiting = iter(left)
-        asked: dict[Future[Answer], tuple[int, int]] = {}
-        failed: BaseException | None = None
-        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="reply") as threads:
-            try:
-                while True:
-                    if failed is None:
-                        for index, draw in islice(waiting, self._concurrency - len(asked)):
-                            asked[threads.submit(ask, index, draw)] = (index, draw)
-                    if not asked:
-                        break
-                    for future in wait(asked, return_when=FIRST_COMPLETED).done:
-                        index, draw = asked.pop(future)
-                        error = future.exception()
-                        if error is None:
-                            answer = future.result()
-                            yield index, Reply(answer.text, None, answer.finish_reason, draw)
-                        elif failed is None:  # what is under way is still waited for
-                            failed = error
-                            failed.add_note(f"It was asked prompt {index + 1}.")
-            except BaseException:  # such as Ctrl-C, or a reader that has had enough
-                api.interrupt()
-                raise
-        if failed is not None:
-            raise failed
+
+@contextmanager
+def _interrupting(api: Api) -> Iterator[None]:
+    """Nothing is asked again from here on."""
+    api.interrupt()
+    yield
 
 
 def _parameters(settings: GenerationSettings, draw: int) -> dict[str, float]:

@@ -1,10 +1,9 @@
 """Many replies, one judge: in batches, side by side or one by one, as the judge is made."""
 
-import itertools
 from collections.abc import Iterable, Iterator, Sized
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import closing
 
+from safelox.evaluation.concurrency import side_by_side
 from safelox.evaluation.judges.protocol import BatchJudge, ConcurrentJudge, Item, Judge, ask
 from safelox.evaluation.outcomes import Verdict, settled
 from safelox.evaluation.samples import Sample
@@ -36,31 +35,10 @@ def _judged(judge: Judge, numbered: Iterator[tuple[int, Item]]) -> Iterator[tupl
         for index, verdict in judge.judge_batch(items):
             yield index, settled(verdict, items[index].reply)
     elif isinstance(judge, ConcurrentJudge) and judge.concurrency > 1:
-        yield from _side_by_side(judge, numbered)
+        verdicts = side_by_side(lambda key: ask(judge, *key[1]), numbered, judge.concurrency, judge.interrupted)
+        with closing(verdicts):
+            for (index, _), verdict in verdicts:
+                yield index, verdict
     else:
         for index, item in numbered:
             yield index, ask(judge, *item)
-
-
-def _side_by_side(judge: ConcurrentJudge, numbered: Iterator[tuple[int, Item]]) -> Iterator[tuple[int, Verdict]]:
-    asked: dict[Future[Verdict], int] = {}
-    failed: BaseException | None = None
-    with ExitStack() as until_all_have_ended, ThreadPoolExecutor(judge.concurrency) as threads:
-        try:
-            while True:
-                if failed is None:
-                    for index, item in itertools.islice(numbered, judge.concurrency - len(asked)):
-                        asked[threads.submit(ask, judge, *item)] = index
-                if not asked:
-                    break
-                for future in wait(asked, return_when=FIRST_COMPLETED).done:
-                    index = asked.pop(future)
-                    if (error := future.exception()) is None:
-                        yield index, future.result()
-                    else:
-                        failed = failed or error  # what is under way is still waited for
-        except BaseException:  # such as Ctrl-C, or a reader that has had enough
-            until_all_have_ended.enter_context(judge.interrupted())
-            raise
-    if failed is not None:
-        raise failed
