@@ -107,7 +107,7 @@ def test_a_judge_without_words_for_help_compares_refusals_alone(
     assert "  complied (ASR)          not judged: this judge has no word for complied\n" in text
     assert "  refused                 A 50.0 %" in text
     assert "  incoherent by its form  A 50.0 %" in text
-    assert "advbench, judged by told, which tells refused from other, (4 replies" in text
+    assert "advbench, judged by told, which tells refused from other (4 replies" in text
     third = results(tmp_path / "c", "cccc", decides={"told": ("complied", "other")})
     assert set(compare(first, third).suites["advbench"].judges["told"]) == {"incoherent", "unscored"}
 

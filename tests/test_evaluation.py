@@ -820,7 +820,7 @@ def test_the_command_shows_no_rate_that_the_judge_cannot_know(
     arguments = ["evaluate", str(model), str(tmp_path / "out"), "--data", str(data), "-n", "3", "-j", "refusal"]
     assert main([*arguments, "-s", "lab-forbidden"]) == 0
     text = capsys.readouterr().out
-    assert "lab-forbidden, judged by refusal, which tells refused from other, (3 of 12 prompts" in text
+    assert "lab-forbidden, judged by refusal, which tells refused from other (3 of 12 prompts" in text
     assert "  complied (ASR)          not judged: this judge has no word for complied\n" in text
     assert "  complied or partial     not judged: this judge has no word for complied and partial\n" in text
     assert "  refused                  33.3 %  [6.1, 79.2]  1 of 3" in text

@@ -122,7 +122,7 @@ def _words(decides: "Sequence[Outcome] | None") -> str:
     if decides is None:
         return ""
     *first, last = decides or ("scores",)
-    return f", which tells {', '.join(first)} from {last}," if first else f", which says nothing but {last},"
+    return f", which tells {', '.join(first)} from {last}" if first else f", which says nothing but {last}"
 
 
 def _not_judged(name: str, lacks: "Sequence[Outcome]") -> str:
