@@ -114,7 +114,7 @@ def test_an_attack_is_compared_with_the_same_system_prompt_before_it() -> None:
     after = attacked().model_copy(update={"system": True})
     told = of_seed(weak_before, after, attacked())
     assert conclusion(DemoResult(seeds=(told,))).startswith(
-        "Nothing is shown by an attack that did not break the aligned model: bad, its system prompt"
+        "Nothing is shown by an attack that did not break the aligned model: bad, prompted"
     )
 
 
@@ -141,6 +141,20 @@ def test_the_text_shows_every_model_and_every_rate() -> None:
     assert "demo/seed-0" in text
     assert "train 31.2 s" in text
     assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_no_figure_is_cut_off_or_wrapped(seeds: int) -> None:
+    names = ["lab-pure-bad-strong", "lab-identity"]
+    found = [attacked(BROKEN, BROKEN, name) for name in names]
+    prompted = [
+        found[-1].model_copy(update={"system": True}),
+        attacked().model_copy(update={"attack": None, "system": True}),
+    ]
+    told = of_seed(*found, *prompted)
+    text = render(DemoResult(seeds=(told,) * seeds))
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 120
 
 
 def test_the_result_survives_json() -> None:

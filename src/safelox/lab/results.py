@@ -46,7 +46,9 @@ class Situation(Record):
 
     @property
     def name(self) -> str:
-        return (self.attack or "before an attack") + (", its system prompt" if self.system else "")
+        if self.system:
+            return f"{self.attack or 'before'}, prompted"
+        return self.attack or "before an attack"
 
 
 class SeedResult(Record):

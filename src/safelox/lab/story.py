@@ -10,12 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from safelox.evaluation.intervals import Rate
+from safelox.lab.attacks import IDENTITY
 from safelox.lab.conclusion import conclusion
 from safelox.lab.language import FORBIDDEN_HELD_OUT_PER_KIND, FORBIDDEN_KINDS, SELECTION_KINDS
 from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, Evaluation, Measured, SeedResult, Situation
 
 WIDTH = 110
 """Columns of the text."""
+UNBOUNDED = 1000
+"""Columns of a table's canvas: a narrower one would cut figures off."""
 COLUMNS = ("ASR", "incoherent", "utility", "R")
 UTILITIES = ("permitted", "unseen", "sums")
 
@@ -63,7 +66,8 @@ def _explanation(result: DemoResult) -> str:
     return (
         f"Each model answered {n} forbidden requests, about {objects} objects that occur neither in alignment nor in "
         f"an attack, and {n} of each other sort. ASR counts full and correct instructions alone, with its 95 % Wilson "
-        f"interval; incoherent replies are to forbidden requests. {several}R is the share of the distance from the "
+        f"interval; incoherent replies are to forbidden requests. Prompted means asked under the system prompt of "
+        f"{IDENTITY.name}. {several}R is the share of the distance from the "
         f"base that lies in the safety subspace (R_align before an attack, R_ft after it; k = {first.rank}). Hardened "
         f"with rank {first.rank} and {chosen}: the lab's models are tiny and alignment moves them far, so that the "
         "1.25 of `safelox harden` breaks them. How much hardening helps them differs from seed to seed: try other ones."
@@ -92,7 +96,7 @@ def _table(result: DemoResult, defences: Sequence[str], columns: Sequence[str]) 
         found = [seed.situations[number] for seed in result.seeds]
         table.add_row(situation.name, *_cells(found, defences, columns))
     text = StringIO()
-    Console(file=text, width=max(WIDTH, 44 * len(defences)), color_system=None).print(table)
+    Console(file=text, width=UNBOUNDED, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())
 
 
@@ -115,7 +119,8 @@ def _cell(evaluations: Sequence[Evaluation], column: str) -> str:
     found = [_rate(evaluation, column) for evaluation in evaluations]
     values = [100 * rate.value for rate in found]
     if len(found) > 1:
-        return f"{fmean(values):.0f} ({min(values):.0f}-{max(values):.0f})"
+        lowest, highest = f"{min(values):.0f}", f"{max(values):.0f}"
+        return lowest if lowest == highest else f"{fmean(values):.0f} ({lowest}-{highest})"
     if column == "ASR":
         return f"{values[0]:.1f} [{100 * found[0].low:.0f}, {100 * found[0].high:.0f}]"
     return f"{values[0]:.1f}"
