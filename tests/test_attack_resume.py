@@ -53,10 +53,10 @@ class Heard:
         self.messages.append(text)
 
 
-def interrupt_after(step: int) -> Heard:
+def interrupt_after(step: int, number: signal.Signals = signal.SIGINT) -> Heard:
     def act(done: int) -> None:
         if done == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     return Heard(act)
 
@@ -160,7 +160,14 @@ def test_every_checkpoint_is_a_model_and_the_last_is_the_result(tmp_path: Path, 
 
 def test_only_the_newest_checkpoint_keeps_what_it_takes_to_go_on(tmp_path: Path, model: Path, data: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        attack("mine", model, tmp_path / "out", data=data, save_every=2, progress=interrupt_after(4))
+        attack(
+            "mine",
+            model,
+            tmp_path / "out",
+            data=data,
+            save_every=2,
+            progress=interrupt_after(4, signal.SIGTERM),
+        )
     found = all_checkpoints(tmp_path / "out.partial")
     assert [path.name for path in found] == ["step-2", "step-4", "step-5"]
     assert [(path / "optimizer.pt").exists() for path in found] == [False, False, True]
@@ -274,14 +281,15 @@ def test_a_checkpoint_whose_state_is_torn_is_named(tmp_path: Path) -> None:
         all_checkpoints(tmp_path)
 
 
-def test_a_second_interruption_is_heard_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interruption_is_heard_at_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with Interruption() as interruption:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert interruption.asked
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
 
 
 def test_the_command_says_how_to_go_on(

@@ -12,7 +12,7 @@ trainer.py       fine_tune: a model in memory, trained in place
 preference.py    align_by_preference: the same by direct preference optimisation
 sft.py           TRL's trainer, with checkpoints that are whole models, and what watches it
 checkpoints.py   which checkpoints there are, and which can be gone on from
-interruption.py  Ctrl-C that first comes to a place where it can stop
+interruption.py  Ctrl-C or SIGTERM that first comes to a place where it can stop
 log.py           the course of the loss as JSON Lines
 isolation.py     what training must not disturb, put back afterwards
 record.py        what an attack was: Plan, AttackRecord
