@@ -25,6 +25,7 @@ from safelox.machine import chosen_device
 from safelox.pairing import Wish
 from safelox.progress import NULL, Progress
 from safelox.spectra import check_picture
+from safelox.writer.disk import put_text
 
 RANKS = (0, 1, 2, 3, 4, 6, 8)
 """Those of the paper."""
@@ -159,7 +160,7 @@ def rank_curve(
             )
         ),
     )
-    _write(folder / RESULT, result)
+    put_text(folder / RESULT, result.model_dump_json(indent=1) + "\n")
     for picture in plots:
         draw_rank_curve(result, Path(picture), overwrite=overwrite)
     return result
@@ -251,10 +252,3 @@ def _changed(record: ModelRecord, rank: int | None, modules: Sequence[str]) -> M
         change = f"with the rank-{rank} part of its delta" if rank else "without its delta"
         change += f" in {', '.join(modules)}" if modules else ""
     return record.model_copy(update={"change": change})
-
-
-def _write(path: Path, result: RankCurve) -> None:
-    """Write the file in one step, so that it is never seen half-written."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)

@@ -74,25 +74,18 @@ def rank_curve(
     from safelox.analysis import rank_curve as measure_rank_curve
     from safelox.cli.render_analysis import render_rank_curve
     from safelox.evaluation.generation import find_backend
-    from safelox.evaluation.judges import JudgeOptions, build_judges
     from safelox.evaluation.suites import with_custom
 
     session: Session = context.obj
-    judge_options = JudgeOptions(
-        model=judge_model,
-        url=judge_url,
-        prompt=judge_prompt,
-        budget=judge_budget,
-        price=judge_price,
-        concurrency=judge_concurrency,
-    )
     with open_progress(quiet) as progress:
         result = measure_rank_curve(
             base,
             aligned,
             out,
             suites=with_custom(suite, suite_file, suite_asks),
-            judges=build_judges(judge or [], judge_options),
+            judges=options.build_judges(
+                judge or [], judge_model, judge_url, judge_prompt, judge_budget, judge_price, judge_concurrency
+            ),
             ranks=options.parse_ranks(ranks),
             modules=modules or (),
             rho=rho,

@@ -71,18 +71,9 @@ def evaluate(
     from safelox.evaluation import evaluate as evaluate_model
     from safelox.evaluation.generation import find_backend
     from safelox.evaluation.harness import Harness
-    from safelox.evaluation.judges import JudgeOptions, build_judges
     from safelox.evaluation.suites import with_custom
 
     session: Session = context.obj
-    judge_options = JudgeOptions(
-        model=judge_model,
-        url=judge_url,
-        prompt=judge_prompt,
-        budget=judge_budget,
-        price=judge_price,
-        concurrency=judge_concurrency,
-    )
     place = find_backend(backend, base_url=base_url, api_model=api_model, device=device, dtype=dtype)
     harness = None if with_lm_eval is None else Harness(with_lm_eval.split(","), place)
     with open_progress(quiet) as progress:
@@ -90,7 +81,9 @@ def evaluate(
             model,
             out,
             suites=with_custom(suite, suite_file, suite_asks),
-            judges=build_judges(judge or [], judge_options),
+            judges=options.build_judges(
+                judge or [], judge_model, judge_url, judge_prompt, judge_budget, judge_price, judge_concurrency
+            ),
             data=data,
             limit=limit,
             system=None if system is None else options.read_text("--system", system),

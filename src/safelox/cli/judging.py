@@ -36,17 +36,10 @@ def judge_check(
     """
     from safelox.cli.render_judging import render_check
     from safelox.evaluation.judge_check import check_judge
-    from safelox.evaluation.judges import JudgeOptions, build_judges
 
-    judge_options = JudgeOptions(
-        model=judge_model,
-        url=judge_url,
-        prompt=judge_prompt,
-        budget=judge_budget,
-        price=judge_price,
-        concurrency=judge_concurrency,
+    [built] = options.build_judges(
+        [judge], judge_model, judge_url, judge_prompt, judge_budget, judge_price, judge_concurrency
     )
-    [built] = build_judges([judge], judge_options)
     with open_progress(quiet) as progress:
         check = check_judge(built, file, on=on, half=half, progress=progress)
     show(check, render_check(check), as_json=as_json, quiet=quiet)

@@ -5,13 +5,16 @@ What a value may be is the library's to say: only what has to be read from text 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 from typer import Argument, Option
 
 from safelox.errors import UsageError
 from safelox.methods import ControlName
 from safelox.units import parse_bytes
+
+if TYPE_CHECKING:
+    from safelox.evaluation import Judge as AnyJudge
 
 DtypeName = Literal["bf16", "fp16", "fp32"]
 
@@ -164,6 +167,24 @@ def common(
         max_memory=None if max_memory is None else parse_bytes(max_memory),
         allow_pickle=allow_pickle,
     )
+
+
+def build_judges(
+    names: Sequence[str],
+    model: str | None,
+    url: str | None,
+    prompt: Path | None,
+    budget: float | None,
+    price: tuple[float, float] | None,
+    concurrency: int,
+) -> "list[AnyJudge]":
+    """The judges of these names, as the --judge options want them."""
+    from safelox.evaluation import judges
+
+    wanted = judges.JudgeOptions(
+        model=model, url=url, prompt=prompt, budget=budget, price=price, concurrency=concurrency
+    )
+    return judges.build_judges(names, wanted)
 
 
 def parse_rank(text: str) -> int | Literal["full"]:

@@ -28,6 +28,7 @@ from safelox.evaluation.results import (
     SuiteConfig,
 )
 from safelox.manifest import Record
+from safelox.writer.disk import put_text
 
 CONFIG, SAMPLES, RESULTS, MANIFEST = "config.json", "samples.jsonl", "results.json", "manifest.json"
 UNFINISHED = "unfinished"
@@ -281,7 +282,4 @@ def _told(value: object) -> str:
 
 
 def _put(path: Path, record: Record) -> None:
-    """Write a file in one step, so that it is never seen half-written."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(record.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    put_text(path, record.model_dump_json(indent=1, by_alias=True) + "\n")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from safelox.lab.world import Example, World
 from safelox.language_models import LanguageModel
 from safelox.manifest import Record
 from safelox.progress import NULL, Progress
+from safelox.writer.disk import put_text
 
 RECORD = "lab.json"
 SUITE_SAMPLES = 1000
@@ -142,7 +142,8 @@ def build(folder: Path, *, seed: int = 0, recipe: Recipe = RECIPE, progress: Pro
     save_model(loaded, pair.base)
     _align(loaded, pair.world, recipe, seed, progress)
     save_model(loaded, pair.aligned)
-    _write_record(record, {"made_by": wanted, "seed": seed, "alignment": recipe.method, "sha256": _hashes(pair)})
+    made = {"made_by": wanted, "seed": seed, "alignment": recipe.method, "sha256": _hashes(pair)}
+    put_text(record, json.dumps(made, indent=1))
     _write_data(pair.world, folder)
     return pair
 
@@ -213,7 +214,7 @@ def _clear(pair: LabModels, record: Path) -> None:
             if folder.exists():
                 raise TargetError(f"{folder} was not made by the lab: name another folder, or take it away")
     record.parent.mkdir(parents=True, exist_ok=True)
-    _write_record(record, {"made_by": None})
+    put_text(record, json.dumps({"made_by": None}, indent=1))
     for folder in (pair.base, pair.aligned):
         if folder.exists():
             shutil.rmtree(folder)
@@ -227,10 +228,3 @@ def _hashes(pair: LabModels) -> dict[str, str]:
         for path in sorted(folder.iterdir())
     }
     return {name: entry.sha256 for name, entry in hash_files(files).items()}
-
-
-def _write_record(path: Path, content: dict[str, object]) -> None:
-    """Replace the record in one step, so that it is never seen half-written."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(unfinished, path)

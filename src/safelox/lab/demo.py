@@ -11,17 +11,17 @@ from typing import get_args
 from safelox.attacks import attack
 from safelox.drift_metrics import drift
 from safelox.errors import UsageError
-from safelox.evaluation import evaluate
 from safelox.evaluation.folder import read_scored
 from safelox.evaluation.samples import read_samples
 from safelox.hardening import harden
 from safelox.lab.attacks import IDENTITY, LAB_ATTACKS
 from safelox.lab.build import RECIPES, LabModels, Method, build
 from safelox.lab.examples import IDENTITY_PROMPT
+from safelox.lab.judging import judge_model
 from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, Evaluation, Measured, SeedResult, Situation
 from safelox.lab.selection import choose_coefficient
 from safelox.lab.story import render
-from safelox.lab.suites import ARITHMETIC, FORBIDDEN, JUDGE, PERMITTED, PERMITTED_HELD_OUT
+from safelox.lab.suites import ARITHMETIC, FORBIDDEN, PERMITTED, PERMITTED_HELD_OUT
 from safelox.machine import Clock
 from safelox.methods import ControlName, Lox
 from safelox.progress import NULL, Progress
@@ -127,13 +127,10 @@ def _run(
     }
     clock.lap("attack")
 
-    def judged(model: Path, system: str | None = None) -> Evaluation:
-        return _judged(home, model, n, system, progress)
-
     def situation(attack_name: str | None, folders: dict[str, Path], system: str | None = None) -> Situation:
         measured = {
             name: Measured(
-                evaluation=judged(model, system),
+                evaluation=_judged(home, model, n, system, progress),
                 r=drift(str(pair.base), str(pair.aligned), str(model), rank=rank).overall.r_ft,
             )
             for name, model in folders.items()
@@ -148,7 +145,7 @@ def _run(
         situations.append(situation(chosen.name, folders))
         if chosen == IDENTITY:
             situations.append(situation(chosen.name, folders, IDENTITY_PROMPT))
-    base = judged(pair.base)
+    base = _judged(home, pair.base, n, None, progress)
     clock.lap("judge")
     return SeedResult(
         folder=str(home),
@@ -188,22 +185,11 @@ def _judged(home: Path, model: Path, n: int, system: str | None, progress: Progr
     """Ask and judge a model of `home`, into a results folder of its own."""
     kind = "results" if system is None else "results-under-system-prompt"
     out = home / kind / model.relative_to(home)
-    results = evaluate(
-        model,
-        out,
-        suites=[suite.name for suite in SUITES],
-        judges=[JUDGE.name],
-        data=home,
-        limit=n,
-        system=system,
-        overwrite=True,
-        progress=progress,
-    ).results
-    outcomes = {suite.name: results[suite.name][JUDGE.name].outcomes for suite in SUITES}
+    outcomes = judge_model(model, out, SUITES, home=home, n=n, system=system, progress=progress)
     return Evaluation(
-        forbidden=outcomes[FORBIDDEN.name],
-        permitted=outcomes[PERMITTED.name],
-        permitted_held_out=outcomes[PERMITTED_HELD_OUT.name],
-        arithmetic=outcomes[ARITHMETIC.name],
+        forbidden=outcomes[FORBIDDEN],
+        permitted=outcomes[PERMITTED],
+        permitted_held_out=outcomes[PERMITTED_HELD_OUT],
+        arithmetic=outcomes[ARITHMETIC],
         first_reply=next(sample.completion for sample in read_scored(out) if sample.id == "forbidden-0"),
     )

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safelox.attacks import attack
-from safelox.evaluation import evaluate
 from safelox.evaluation.intervals import Rate
 from safelox.evaluation.outcomes import Outcome
+from safelox.evaluation.suites import Suite
 from safelox.hardening import harden
 from safelox.lab.attacks import PURE_BAD
 from safelox.lab.build import LabModels
-from safelox.lab.suites import JUDGE, SELECTION_FORBIDDEN, SELECTION_PERMITTED
+from safelox.lab.judging import judge_model
+from safelox.lab.suites import SELECTION_FORBIDDEN, SELECTION_PERMITTED
 from safelox.manifest import Record
 from safelox.progress import NULL, Progress
 
@@ -53,35 +54,25 @@ def choose_coefficient(
     """
     folder = home / "selection"
 
-    def judged(model: Path) -> dict[str, dict[Outcome, Rate]]:
-        suites = [SELECTION_FORBIDDEN.name, SELECTION_PERMITTED.name]
-        results = evaluate(
-            model,
-            folder / "results" / model.name,
-            suites=suites,
-            judges=[JUDGE.name],
-            data=home,
-            limit=N,
-            overwrite=True,
-            progress=progress,
-        ).results
-        return {suite: results[suite][JUDGE.name].outcomes for suite in suites}
+    def judged(model: Path) -> dict[Suite, dict[Outcome, Rate]]:
+        out = folder / "results" / model.name
+        return judge_model(model, out, [SELECTION_FORBIDDEN, SELECTION_PERMITTED], home=home, n=N, progress=progress)
 
     before = judged(pair.aligned)
-    lowest_utility = before[SELECTION_PERMITTED.name]["complied"].value - TOLERANCE
-    most_incoherent = before[SELECTION_FORBIDDEN.name]["incoherent"].value + TOLERANCE
+    lowest_utility = before[SELECTION_PERMITTED]["complied"].value - TOLERANCE
+    most_incoherent = before[SELECTION_FORBIDDEN]["incoherent"].value + TOLERANCE
     trials = []
     for coef in coefficients:
         hardened = folder / f"coef-{coef:g}"
         harden(str(pair.base), str(pair.aligned), hardened, rank=rank, coef=coef, overwrite=True, progress=progress)
         found = judged(hardened)
-        permitted, incoherent = found[SELECTION_PERMITTED.name], found[SELECTION_FORBIDDEN.name]["incoherent"]
+        permitted, incoherent = found[SELECTION_PERMITTED], found[SELECTION_FORBIDDEN]["incoherent"]
         admissible = permitted["complied"].value >= lowest_utility and incoherent.value <= most_incoherent
         attacked = None
         if admissible:
             out = folder / f"coef-{coef:g}-attacked"
             attack(PURE_BAD.name, hardened, out, data=home, seed=seed, overwrite=True, progress=progress)
-            attacked = judged(out)[SELECTION_FORBIDDEN.name]
+            attacked = judged(out)[SELECTION_FORBIDDEN]
             admissible = attacked["incoherent"].value <= most_incoherent
         trials.append(
             Trial(coef=coef, permitted=permitted, incoherent=incoherent, attacked=attacked, admissible=admissible)

@@ -120,6 +120,13 @@ def write_all(descriptor: int, offset: int, data: memoryview) -> None:
         done += os.pwrite(descriptor, data[done:], offset + done)
 
 
+def put_text(path: Path, text: str) -> None:
+    """Write a small file in one step, so that it is never seen half-written."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
 def size(path: Path) -> int | None:
     """Bytes of a file; None where there is no such file."""
     return path.stat().st_size if path.is_file() else None
