@@ -32,8 +32,9 @@ from safelox.evaluation.folder import read_config, read_scored
 from safelox.evaluation.generation import GenerationSettings, Reply
 from safelox.evaluation.generation.settings import wanted
 from safelox.evaluation.judges import ask, build_judges, register_judge
+from safelox.evaluation.metrics import METRICS
 from safelox.evaluation.outcomes import Outcome, settled
-from safelox.evaluation.results import METRICS, collect, summarise
+from safelox.evaluation.results import collect, summarise
 from safelox.evaluation.samples import read_samples
 from safelox.evaluation.suites import Asks
 from safelox.formats import Conversation

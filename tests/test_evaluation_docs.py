@@ -19,8 +19,8 @@ from safelox.evaluation.coherence import (
 )
 from safelox.evaluation.generation.settings import NEAR_TIE
 from safelox.evaluation.judges import JUDGES, known_judges
+from safelox.evaluation.metrics import METRICS
 from safelox.evaluation.outcomes import Outcome
-from safelox.evaluation.results import METRICS
 
 DOCS = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 

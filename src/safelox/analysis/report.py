@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from safelox.analysis.effective_rank import EffectiveRank, effective_rank
 from safelox.evaluation.intervals import Rate
-from safelox.evaluation.results import BESIDE, METRICS, JudgeResult, Says, ScoredSample, SuiteConfig
+from safelox.evaluation.metrics import BESIDE, METRICS, Says
+from safelox.evaluation.results import JudgeResult, ScoredSample, SuiteConfig
 from safelox.manifest import Record
 
 ASR, MEAN_SCORE = "asr", "mean_score"

@@ -11,6 +11,7 @@ answers.py     judges of arithmetic: the number in a reply
 readers.py     prompts, read from the files of data sets as they are published
 published.py   the suites of published data sets
 generation/    replies, from a model in this process or from a server
+metrics.py     what is read off verdicts
 results.py     the records of a results folder and the rates in it
 folder.py      a results folder on disk: appended to, resumed
 planning.py    which prompts of which suites are asked, and how
