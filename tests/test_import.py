@@ -44,7 +44,9 @@ HOUSE = (
     "attacks",
     "evaluation",
     "analysis",
+    "experiment",
     "lab",
+    "report",
     "cli",
 )
 """The modules and packages of safelox, in the order in which data flows: each may import those before it."""
