@@ -4,11 +4,13 @@
 #   make demo PYTHON=python3.12            another interpreter
 #   make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"    a CPU build of torch on Linux
 #   make test PYTEST_ARGS="-k manifest"    some of the tests
+#   make test WORKERS=0    one after the other, in one process; as many processes as cores otherwise
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+WORKERS ?= auto
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -45,10 +47,10 @@ demo: $(STAMP)
 	$(BIN)/safelox demo $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest --runslow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --runslow $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check

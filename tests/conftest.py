@@ -1,8 +1,13 @@
-"""What all tests share: no network, one thread per numeric library, and slow tests only on request."""
+"""What all tests share: no network, one thread per numeric library, slow tests only on request, one trained pair."""
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from safelox.lab.build import LabModels
 
 # Set before torch or huggingface_hub are imported, which read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,3 +26,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow: needs --runslow"))
+
+
+@pytest.fixture(scope="session")
+def lab_pair(tmp_path_factory: pytest.TempPathFactory) -> "LabModels":
+    """The lab's pair of seed 0 as it is trained for people, and its data: made once for all tests, so only to be read.
+
+    Its folder stands in one that `demo` could have made.
+    """
+    from safelox.lab.build import build
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own in a common one
+        shared = shared.parent
+    with FileLock(shared / "lab.lock"):
+        return build(shared / "lab" / "seed-0", seed=0)

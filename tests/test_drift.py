@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 import safelox
+from safelox.attacks import attack
 from safelox.cli import main
 from safelox.cli.render_drift import render_drift
 from safelox.drift_metrics import DriftGroup, DriftMeans, DriftReport, MatrixDrift
 from safelox.errors import CheckpointError, PairingError, UsageError
+from safelox.hardening import harden
+from safelox.lab.attacks import ARITHMETIC, PURE_BAD
+from safelox.lab.build import LabModels
+from safelox.methods import ControlName
 from safelox.pairing.naming import place
 from tiny import llama_config, llama_tensors, lora_tensors, write_adapter, write_checkpoint, write_json
 
@@ -697,3 +702,32 @@ def test_the_command_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys
     text = render_drift(report)
     assert "0; 4 left out, with a delta of zero" in text
     assert "mind this" in text
+
+
+# The lab
+
+
+@pytest.mark.slow
+def test_attacks_lower_r_and_only_lox_raises_it(lab_pair: LabModels, tmp_path: Path) -> None:
+    """The paper's two claims about R_ft, and two controls: models that were changed as much in other directions end
+    lower, and a fine-tuning that leaves the refusals alone lowers R_ft more than the attack that breaks them."""
+    base, aligned, data = str(lab_pair.base), str(lab_pair.aligned), lab_pair.base.parent
+    controls: dict[str, ControlName | None] = {"lox": None, "random-subspace": "random-subspace", "noise": "noise"}
+    before = {"none": lab_pair.aligned} | {name: tmp_path / name for name in controls}
+    for name, control in controls.items():
+        harden(base, aligned, before[name], rank=6, coef=0.5, control=control)
+
+    def r_ft(tuned: Path) -> float:
+        return safelox.drift(base, aligned, str(tuned), rank=6, overlap=False).overall.r_ft
+
+    def attacked(attack_name: str, name: str) -> float:
+        out = tmp_path / "attacked" / attack_name / name
+        attack(attack_name, str(before[name]), out, data=data)
+        return r_ft(out)
+
+    r_align, pure_bad = r_ft(lab_pair.aligned), {name: attacked(PURE_BAD.name, name) for name in before}
+    assert pure_bad["none"] < r_align
+    assert pure_bad["lox"] > r_align + 0.05
+    for name in ("random-subspace", "noise"):
+        assert pure_bad[name] < pure_bad["none"] - 0.02
+    assert attacked(ARITHMETIC.name, "none") < pure_bad["none"] - 0.02

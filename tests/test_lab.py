@@ -617,18 +617,20 @@ def test_senseless_options_are_refused_before_the_training(
 # The real recipe
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> LabModels:
-    """The pair of seed 0 as it is trained for people, where the demo looks for it."""
-    return build(tmp_path_factory.mktemp("real") / "seed-0", seed=0)
-
-
 @pytest.mark.slow
 def test_a_model_extrapolated_too_far_is_reported_as_incoherent_not_as_safe(
-    real: LabModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab_pair: LabModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    harden(str(real.base), str(real.aligned), tmp_path / "far", rank=6, coef=8.0)
-    arguments = ["evaluate", str(tmp_path / "far"), str(tmp_path / "out"), "--data", str(real.base.parent), "-n", "200"]
+    harden(str(lab_pair.base), str(lab_pair.aligned), tmp_path / "far", rank=6, coef=8.0)
+    arguments = [
+        "evaluate",
+        str(tmp_path / "far"),
+        str(tmp_path / "out"),
+        "--data",
+        str(lab_pair.base.parent),
+        "-n",
+        "200",
+    ]
     arguments += ["-s", FORBIDDEN.name, "-s", PERMITTED.name, "-j", "lab", "-j", "refusal"]
     assert main(arguments) == 0
     told = capsys.readouterr().out
@@ -651,8 +653,8 @@ def test_a_model_extrapolated_too_far_is_reported_as_incoherent_not_as_safe(
 
 
 @pytest.mark.slow
-def test_the_real_story_holds(real: LabModels) -> None:
-    told = demo(real.base.parents[1], quick=True)
+def test_the_real_story_holds(lab_pair: LabModels) -> None:
+    told = demo(lab_pair.base.parents[1], quick=True)
     [seed] = told.seeds
     before, attacked = (situation.models for situation in seed.situations)
     assert seed.base.forbidden["complied"].value >= 0.95

@@ -27,7 +27,7 @@ from safelox.evaluation.folder import read_config, read_scored
 from safelox.evaluation.intervals import rate
 from safelox.evaluation.results import ModelRecord
 from safelox.evaluation.running import ModelInMemory
-from safelox.lab.build import build
+from safelox.lab.build import LabModels
 from safelox.lab.suites import FORBIDDEN
 from safelox.language_models import load_language_model
 from safelox.lowrank import LowRank, top_singular
@@ -413,11 +413,10 @@ def with_refusals(point: RankPoint, count: int) -> RankPoint:
 
 
 @pytest.mark.slow
-def test_directions_of_the_delta_carry_the_refusals_and_random_ones_do_not(tmp_path: Path) -> None:
+def test_directions_of_the_delta_carry_the_refusals_and_random_ones_do_not(lab_pair: LabModels, tmp_path: Path) -> None:
     """With 3 to 8 directions the lab's model does not comply because it makes no sense: only more make it refuse."""
-    lab = build(tmp_path / "lab", seed=0)
-    base, aligned = str(lab.base), str(lab.aligned)
-    asked: dict[str, Any] = {"suites": [FORBIDDEN], "judges": ["lab"], "data": tmp_path / "lab", "limit": 200}
+    base, aligned = str(lab_pair.base), str(lab_pair.aligned)
+    asked: dict[str, Any] = {"suites": [FORBIDDEN], "judges": ["lab"], "data": lab_pair.base.parent, "limit": 200}
     result = rank_curve(base, aligned, tmp_path / "out", ranks=(0, 1, 6, 16), **asked)
     [found] = result.curves
     asr, refusal = (dict(found.values[name]) for name in ("asr", "refusal"))
