@@ -41,9 +41,10 @@ COMMON |= {"--overwrite", "--force", "--allow-pickle", "--no-source-hashes", "--
 OPTIONS = {
     "harden": COMMON | {"--coef", "--adapter", "--subspace", "--control", "--dtype", "--dry-run"},
     "decompose": COMMON,
-    "spectrum": {"--rank", "--plot", "--overwrite", "--json", "--quiet"},
+    "spectrum": {"--rank", "--out", "--plot", "--overwrite", "--json", "--quiet"},
     "verify": {"--base", "--aligned", "--recompute", "--compare", "--seed", "--json", "--quiet"},
-    "drift": COMMON - {"--overwrite", "--force", "--no-source-hashes"} | {"--hardened", "--subspace", "--no-overlap"},
+    "drift": COMMON - {"--force", "--no-source-hashes"}
+    | {"--hardened", "--subspace", "--no-overlap", "--out", "--plot"},
     "evaluate": {"--suite", "--judge", "--data", "--suite-file", "--suite-asks", "--limit", "--system", "--format"}
     | {"--shots", "--paper-exact", "--max-new-tokens", "--temperature", "--top-p", "--samples"}
     | {"--backend", "--base-url", "--api-model", "--device", "--dtype", "--batch-size"}

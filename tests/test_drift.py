@@ -12,7 +12,7 @@ import safelox
 from safelox.attacks import attack
 from safelox.cli import main
 from safelox.cli.render_drift import render_drift
-from safelox.drift_metrics import DriftGroup, DriftMeans, DriftReport, MatrixDrift
+from safelox.drift_metrics import DriftGroup, DriftMeans, DriftReport, MatrixDrift, draw_drift
 from safelox.errors import CheckpointError, PairingError, UsageError
 from safelox.hardening import harden
 from safelox.lab.attacks import ARITHMETIC, PURE_BAD
@@ -702,6 +702,34 @@ def test_the_command_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys
     text = render_drift(report)
     assert "0; 4 left out, with a delta of zero" in text
     assert "mind this" in text
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_the_outcome_is_kept_and_drawn(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    folders = written(tmp_path, models())
+    out, picture = tmp_path / "out", tmp_path / f"drift.{suffix}"
+    arguments = ["drift", *folders, "-k", "2", "--out", str(out), "--plot", str(picture)]
+    assert main([*arguments, "--json", "-q"]) == 0
+    assert (out / "drift.json").read_text(encoding="utf-8") == capsys.readouterr().out
+    content = picture.read_bytes()
+    assert content.startswith({"svg": b"<?xml", "png": b"\x89PNG"}[suffix])
+    if suffix == "svg":
+        for word in (b"R_align", b"R_ft", b"outside", b"mlp.down_proj", b"by chance"):
+            assert b"<!-- %s -->" % word in content
+        assert b"hardened" not in content
+    assert main(arguments) == 1
+    assert "drift.json is there already" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite", "-q"]) == 0
+    assert picture.read_bytes() == content
+
+
+def test_a_picture_without_any_delta(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    base, _, _ = models()
+    report = safelox.drift(*written(tmp_path, (base, base, base)), rank=2)
+    draw_drift(report, tmp_path / "nothing.svg")
+    assert (tmp_path / "nothing.svg").stat().st_size > 1000
 
 
 # The lab

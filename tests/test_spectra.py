@@ -210,8 +210,9 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeyp
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, _ = decomposed(tmp_path, 4)
-    assert main(["spectrum", str(file), "-k", "1", "-k", "4", "--json"]) == 0
+    assert main(["spectrum", str(file), "-k", "1", "-k", "4", "--json", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
+    assert (tmp_path / "out" / "spectrum.json").read_text(encoding="utf-8") == printed
     report = SpectrumReport.model_validate_json(printed)
     assert report.command == f"safelox spectrum {file} -k 1 -k 4 --json"
     assert report.matrices == safelox.spectrum(file, ranks=[1, 4]).matrices

@@ -37,10 +37,7 @@ def rank_curve(
     subspace: Annotated[
         Path | None, typer.Option("--subspace", metavar="FILE", help="Use the result of `safelox decompose`.")
     ] = None,
-    plot: Annotated[
-        list[Path] | None,
-        typer.Option("--plot", metavar="PICTURE", help="Draw it too, as .svg or .png; may be repeated."),
-    ] = None,
+    plot: options.Plot = None,
     data: options.Data = None,
     suite_file: options.SuiteFile = None,
     suite_asks: options.SuiteAsks = None,

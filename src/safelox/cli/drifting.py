@@ -7,7 +7,7 @@ import typer
 
 from safelox.cli import options
 from safelox.cli.progress import open_progress
-from safelox.cli.session import Session, show
+from safelox.cli.session import Session, check_saved, save, show
 
 
 def drift(
@@ -36,6 +36,9 @@ def drift(
     workers: options.Workers = None,
     max_memory: options.MaxMemory = None,
     allow_pickle: options.AllowPickle = False,
+    out: options.SavedIn = None,
+    plot: options.Plot = None,
+    overwrite: options.Overwrite = False,
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -43,13 +46,17 @@ def drift(
     """Measure R_align and R_ft.
 
     R_align says how much of ALIGNED - BASE lies in the safety subspace, R_ft how much of TUNED - BASE does: where R_ft
-    is lower, fine-tuning has moved the weights away from it. Per matrix, by layer and module, and as means; nothing is
-    written.
+    is lower, fine-tuning has moved the weights away from it. Per matrix, by layer and module, and as means.
     """
     from safelox.cli.render_drift import render_drift
+    from safelox.drift_metrics import draw_drift
     from safelox.drift_metrics import drift as measure_drift
+    from safelox.spectra import check_picture
 
     session: Session = context.obj
+    saved = check_saved(out, "drift.json", overwrite=overwrite)
+    for picture in plot or ():
+        check_picture(picture, overwrite=overwrite)
     common = options.common(include, exclude, no_embeddings, vocab, device, workers, max_memory, allow_pickle)
     with open_progress(quiet) as progress:
         report = measure_drift(
@@ -65,6 +72,9 @@ def drift(
             progress=progress,
             **common,
         )
+    save(report, saved)
+    for picture in plot or ():
+        draw_drift(report, picture, overwrite=overwrite)
     show(report, render_drift(report), as_json=as_json, quiet=quiet)
 
 
@@ -75,10 +85,8 @@ def spectrum(
         list[int] | None,
         typer.Option("--rank", "-k", metavar="N", help="Show the energy of the N leading directions; may be repeated."),
     ] = None,
-    plot: Annotated[
-        list[Path] | None,
-        typer.Option("--plot", metavar="PICTURE", help="Draw it too, as .svg or .png; may be repeated."),
-    ] = None,
+    out: options.SavedIn = None,
+    plot: options.Plot = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -93,9 +101,11 @@ def spectrum(
     from safelox.spectra import spectrum as read_spectrum
 
     session: Session = context.obj
+    saved = check_saved(out, "spectrum.json", overwrite=overwrite)
     for picture in plot or ():
         check_picture(picture, overwrite=overwrite)
     report = read_spectrum(file, ranks=rank or (), command=session.command)
+    save(report, saved)
     for picture in plot or ():
         draw_spectrum(report, picture, overwrite=overwrite)
     show(report, render_spectrum(report), as_json=as_json, quiet=quiet)

@@ -59,6 +59,14 @@ MaxMemory = Annotated[
     str | None, Option("--max-memory", metavar="SIZE", help="Memory to stay within, such as 2GB or 512MiB.")
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace a result that is already there.")]
+Plot = Annotated[
+    list[Path] | None,
+    Option("--plot", metavar="PICTURE", help="Draw it too, as .svg or .png; may be repeated."),
+]
+SavedIn = Annotated[
+    Path | None,
+    Option("--out", metavar="FOLDER", help="Keep what --json prints there, where `safelox report` finds it."),
+]
 Force = Annotated[bool, Option("--force", help="Go on although the models do not look like base and aligned.")]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="Also read PyTorch .bin files, weights only.")]
 NoSourceHashes = Annotated[bool, Option("--no-source-hashes", help="Do not hash the weights of BASE and ALIGNED.")]

@@ -7,12 +7,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import typer
 from typer.exceptions import TyperException
 
-from safelox.errors import SafeloxError
+from safelox.errors import SafeloxError, TargetError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -86,6 +87,31 @@ def show(result: "BaseModel", text: str, *, as_json: bool, quiet: bool) -> None:
         typer.echo(result.model_dump_json(indent=1, by_alias=True))
     elif not quiet:
         typer.echo(text)
+
+
+def check_saved(folder: Path | None, name: str, *, overwrite: bool) -> Path | None:
+    """Where `save` is to put a result, before any work; None where it is not wanted.
+
+    Raises:
+        TargetError: there is a result already, or the folder cannot be one.
+    """
+    if folder is None:
+        return None
+    file = folder / name
+    if file.exists() and not overwrite:
+        raise TargetError(f"{file} is there already. Give another folder, or say --overwrite to replace it.")
+    if folder.exists() and not folder.is_dir():
+        raise TargetError(f"{folder}: is a file; --out takes a folder.")
+    return file
+
+
+def save(result: "BaseModel", file: Path | None) -> None:
+    """Write the JSON document of a result, where one is wanted."""
+    if file is not None:
+        from safelox.writer.disk import put_text
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        put_text(file, result.model_dump_json(indent=1, by_alias=True) + "\n")
 
 
 def _failed(error: SafeloxError | TyperException | OSError, session: Session, *, as_json: bool) -> int:
