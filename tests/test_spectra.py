@@ -214,7 +214,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert (tmp_path / "out" / "spectrum.json").read_text(encoding="utf-8") == printed
     report = SpectrumReport.model_validate_json(printed)
-    assert report.command == f"safelox spectrum {file} -k 1 -k 4 --json"
+    assert report.command == f"safelox spectrum {file} -k 1 -k 4 --json --out {tmp_path}/out"
     assert report.matrices == safelox.spectrum(file, ranks=[1, 4]).matrices
     assert report.overall.energy_at.keys() == {1, 4}
     assert len(json.loads(printed)["matrices"][0]["singular_values"]) == 4
