@@ -6,6 +6,8 @@ effective_rank.py   the first rank that is as safe as the whole delta, and how s
 report.py           the results
 curve.py            rank_curve: where the above meet
 picture.py          draw_rank_curve: the same as a picture for print
+plane/              landscape: the plane of hardening and fine-tuning, and lines
+search/             tune: which rank and which coefficient, by trying
 """
 
 from safelox.analysis.curve import rank_curve

@@ -47,7 +47,7 @@ class RankedModel:
     def __init__(self, models: Pair, modules: Sequence[str], loaded: LanguageModel, directions: Directions) -> None:
         self._models, self._loaded, self._directions = models, loaded, directions
         self._others = _others(models, modules)
-        self._weights = dict(_found_weights(loaded.model, models.aligned.tensors))
+        self._weights = dict(found_weights(loaded.model, models.aligned.tensors))
         lost = [matrix.name for matrix in models.pairing.matrices if matrix.name not in self._weights]
         lost += [name for name in self._others if name not in self._weights and self._differs(name)]
         if lost:
@@ -115,7 +115,7 @@ def _others(models: Pair, modules: Sequence[str]) -> list[str]:
     ]
 
 
-def _found_weights(model: "PreTrainedModel", tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, Tensor]]:
+def found_weights(model: "PreTrainedModel", tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, Tensor]]:
     """The weights of a loaded model by their names in the files, of those that have the same shape there."""
     weights = model.state_dict()
     for name, tensor in tensors.items():

@@ -12,7 +12,7 @@ from safelox.machine import chosen_device
 from safelox.manifest import Record
 
 BackendName = Literal["transformers", "openai"]
-DtypeName = Literal["fp32", "bf16", "fp16"]
+DtypeName = Literal["bf16", "fp16", "fp32"]
 
 
 class Backend(Record):
