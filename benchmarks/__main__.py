@@ -1,4 +1,7 @@
-"""The benchmarks that fit any machine: start-up, and speed at two sizes. README.md names those that need more."""
+"""The benchmarks that fit any machine: start-up, a report's page, and speed at two sizes.
+
+README.md names those that need more.
+"""
 
 import subprocess
 import sys
@@ -8,6 +11,7 @@ HERE = Path(__file__).parent
 
 for arguments in (
     ["startup.py"],
+    ["report.py"],
     ["speed.py", "--shape", "134m", "--kind", "decaying", "small", "flat", "--plain"],
     ["speed.py", "--shape", "617m", "--kind", "decaying", "small", "--rounds", "5"],
 ):

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from safelox.engine import (
     run_side_by_side,
     worker_count,
 )
+from safelox.errors import UsageError
 from safelox.hashing import hash_files, source_records
 from safelox.layout import check_dtype
 from safelox.machine import Clock, MemoryWatch, chosen_device, environment, process_age, resident_memory
@@ -42,6 +44,7 @@ from safelox.methods import ControlName, chosen_method
 from safelox.output import Item, ModelOutput, Output
 from safelox.pairing import Carried, Wish
 from safelox.progress import NULL, Progress
+from safelox.spectra.auto import PLANNED, find_rank
 from safelox.subspace import Subspace
 from safelox.summary import HardenPlan, Summary
 from safelox.writer import FileHash, Target
@@ -53,7 +56,7 @@ def harden(
     aligned: str,
     out: str | Path,
     *,
-    rank: int | Literal["full"] = 6,
+    rank: int | Literal["full", "auto"] = 6,
     coef: float = 1.25,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -80,7 +83,8 @@ def harden(
 
     Args:
         base, aligned: model references: a folder, or org/name[@revision] on the hub, each optionally with +adapter.
-        rank: leading singular directions to extrapolate, or "full".
+        rank: leading singular directions to extrapolate, or "full"; or "auto", for one that is found from the spectra
+            as `safelox.spectra.auto` says.
         coef: at least 0; with 0 every tensor is ALIGNED's, byte for byte.
         include, exclude: globs on tensor names; exclude wins.
         embeddings: False leaves the embeddings and the output head as they are.
@@ -99,13 +103,21 @@ def harden(
         SafeloxError: one of its kinds; nothing then stands under the final name that was not there before.
     """
     clock = Clock(startup=process_age())
-    method = chosen_method(rank, coef, control, seed)
+    method = chosen_method(1 if rank == "auto" else rank, coef, control, seed)
     wish = Wish(include, exclude, embeddings, vocab)
     torch_device = chosen_device(device)
     check_dtype(dtype)
     with ExitStack() as stack:
         memory = stack.enter_context(MemoryWatch())
         models = stack.enter_context(open_pair(base, aligned, wish, allow_pickle=allow_pickle))
+        found_rank = None
+        if rank == "auto":
+            team = worker_count(models, workers, max_memory)
+            if not force:
+                check_kinship(models)
+            found_rank = find_rank(models, subspace, seed, torch_device, team, progress)
+            method = replace(method, rank=found_rank.rank)
+            clock.lap("find_rank")
         decompose: Decompose = partial(decompose_matrix, models, seed)
         opened, subspace_record = None, None
         if subspace is not None:
@@ -123,7 +135,7 @@ def harden(
             check_kinship(models)
         record = MethodRecord(
             name="lox",
-            rank=rank,
+            rank=method.rank,
             coef=coef,
             seed=seed,
             include=tuple(include),
@@ -133,6 +145,7 @@ def harden(
             dtype=dtype,
             subspace=subspace_record,
             control=control,
+            auto_rank=found_rank,
         )
         described = environment(torch_device)
         with Target(
@@ -184,7 +197,7 @@ def plan_harden(
     base: str,
     aligned: str,
     *,
-    rank: int | Literal["full"] = 6,
+    rank: int | Literal["full", "auto"] = 6,
     coef: float = 1.25,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -198,8 +211,18 @@ def plan_harden(
     dtype: Literal["bf16", "fp16", "fp32"] | None = None,
     allow_pickle: bool = False,
 ) -> HardenPlan:
-    """What `harden` would do with the same arguments: only headers are read, and nothing is written."""
-    method = chosen_method(rank, coef, control, seed=0)
+    """What `harden` would do with the same arguments: only headers are read, and nothing is written.
+
+    Raises:
+        UsageError: as `harden`; or an adapter of rank "auto", whose size cannot be told from headers.
+        SafeloxError: as `harden`.
+    """
+    if rank == "auto" and adapter:
+        raise UsageError(
+            "the size of an adapter depends on its rank, and rank `auto` is only found by reading the weights: give a "
+            "rank, or harden without the dry run."
+        )
+    method = chosen_method(1 if rank == "auto" else rank, coef, control, seed=0)
     torch_device = chosen_device(device)
     check_dtype(dtype)
     wish = Wish(include, exclude, embeddings, vocab)
@@ -214,7 +237,7 @@ def plan_harden(
         return HardenPlan(
             matrices=len(matrices),
             carried=_carried_records(models.pairing.carried),
-            notes=models.pairing.notes,
+            notes=(*models.pairing.notes, *([PLANNED] if rank == "auto" else [])),
             parameters_touched=sum(matrix.rows * matrix.columns for matrix in matrices),
             parameters_total=sum(math.prod(info.shape) for info in models.aligned.tensors.values()),
             peak_memory_bytes=resident_memory()[0] + sum(sorted(map(memory_of, matrices))[-team:]),

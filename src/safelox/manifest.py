@@ -77,6 +77,16 @@ class CarriedRecord(Record):
     reason: str
 
 
+class AutoRank(Record):
+    """A rank that was not given but found from the spectra of the deltas."""
+
+    rule: str
+    """In words."""
+    value: float
+    """What the rule gave, before it was made a rank."""
+    rank: int
+
+
 class MethodRecord(Record):
     name: Literal["lox"]
     rank: int | Literal["full"]
@@ -92,6 +102,8 @@ class MethodRecord(Record):
     """Set where the result is no hardened model but a control: a step as long as LoX's, in another direction. The
     records of the matrices then describe the step of LoX that the control's is as long as, and `entries_changed` what
     the control has changed."""
+    auto_rank: AutoRank | None = None
+    """How `rank` was found; None where it was given."""
 
 
 class Environment(Record):

@@ -12,7 +12,8 @@ class Summary(Record):
     kind: Literal["model", "adapter"]
     manifest: Manifest
     seconds: dict[str, float]
-    """Wall time of `plan`, `hash_sources`, `work` (read, decompose, write and hash the result) and `finish`."""
+    """Wall time of `plan`, `hash_sources`, `work` (read, decompose, write and hash the result) and `finish`; first of
+    `find_rank`, where the rank was to be found."""
     peak_memory_bytes: int
     """Anonymous resident memory."""
     peak_mapped_bytes: int

@@ -3,6 +3,7 @@
 reading.py   spectrum: the singular values of a file, and what follows from them
 report.py    the results and their means, by layer and module
 picture.py   draw_spectrum: the same as a picture for print
+auto.py      find_rank: a rank for the extrapolation, from the spectra of a pair
 """
 
 from safelox.spectra.picture import check_picture, draw_spectrum
