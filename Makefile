@@ -25,13 +25,14 @@ export SAFELOX_MODELS ?= $(abspath ../shared/models)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format bench clean
+.PHONY: help install demo test test-slow check format docs bench clean
 
 help:
 	@echo "make demo       set up, then harden a small trained model and show what that changed"
 	@echo "make test       set up, then run the tests (make test-slow: the slow ones too)"
 	@echo "make check      formatting, lint and types"
 	@echo "make format     put the formatting right"
+	@echo "make docs       the documentation as a site, in build/site"
 	@echo "make bench      the benchmarks"
 	@echo "make clean      remove .venv and everything that was built"
 
@@ -60,6 +61,9 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/site
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -1,7 +1,8 @@
-"""One page for each command, written from the command line itself: usage, arguments, and options with their defaults."""
+"""One page for each command, written from the command line itself: usage, arguments, options and defaults."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sphinx.application import Sphinx
 from typer.main import get_command
@@ -32,14 +33,17 @@ def page_name(name: str) -> str:
 def command_page(name: str, command: Any) -> str:
     """The page of a command, in Markdown."""
     arguments = [part for part in command.params if part.param_type_name == "argument"]
-    options = [part for part in command.params if part.param_type_name == "option" and not getattr(part, "hidden", False)]
+    options = [part for part in command.params if part.param_type_name == "option" and not part.hidden]
     usage = " ".join([f"safelox {name}", *(_argument(part) for part in arguments), "[OPTIONS]"])
     summary, _, rest = (command.help or "").partition("\n\n")
     parts = [f"# {name}", _escaped(summary), f"```text\n{usage}\n```"]
     if rest:
         parts.append(_escaped(rest))
     if arguments:
-        parts += ["## Arguments", _table(("argument", ""), [(f"`{_argument(a)}`", _escaped(a.help or "")) for a in arguments])]
+        parts += [
+            "## Arguments",
+            _table(("argument", ""), [(f"`{_argument(a)}`", _escaped(a.help or "")) for a in arguments]),
+        ]
     rows = [(_spelling(part), _default(part), _escaped(part.help or "")) for part in options]
     parts += ["## Options", _table(("option", "default", ""), rows)]
     return "\n\n".join(parts) + "\n"
@@ -52,11 +56,14 @@ def _argument(part: Any) -> str:
 
 def _spelling(part: Any) -> str:
     names = ", ".join(f"`{name}`" for name in sorted(part.opts, key=len, reverse=True))
-    if part.is_flag:
-        return names
-    choices = getattr(part.type, "choices", None)
-    value = part.metavar or ("|".join(str(choice) for choice in choices) if choices else part.type.name.upper())
-    return f"{names} `{_cell(value)}`" + (", may be repeated" if part.multiple else "")
+    return names if part.is_flag else f"{names} `{_cell(part.metavar or _values(part))}`"
+
+
+def _values(part: Any) -> str:
+    """The values that an option takes, where its own description has no word for them."""
+    kind = part.type_descriptor.annotation
+    choices = get_args(kind)
+    return "|".join(map(str, choices)) if choices else kind.__name__.upper()
 
 
 def _default(part: Any) -> str:
@@ -67,7 +74,7 @@ def _default(part: Any) -> str:
     return f"`{_cell(str(part.default))}`"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -90,7 +97,7 @@ def _write_pages(app: Sphinx) -> None:
 
 
 def write_all(folder: Path, pages: dict[str, str]) -> None:
-    """Make `folder` hold these pages and no others; what is the same already keeps its date, so that builds are short."""
+    """Make `folder` hold these pages and no others; what is the same already keeps its date, for short builds."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder.parent / ".gitignore").write_text("*\n", encoding="utf-8")
     for path in folder.glob("*.md"):

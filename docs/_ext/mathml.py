@@ -6,7 +6,9 @@ from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
+from sphinx.util.logging import getLogger
+
+_log = getLogger(__name__)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -18,7 +20,8 @@ def _mathml(node: nodes.Element, as_block: bool) -> str:
     try:
         return str(tex2mathml(node.astext(), as_block=as_block))
     except MathError as error:
-        raise ExtensionError(f"{node.source}: formula {node.astext()!r}: {error}") from error
+        _log.warning("formula %r: %s", node.astext(), error, location=node)
+        return ""
 
 
 def _inline(translator: Any, node: nodes.Element) -> None:

@@ -56,7 +56,7 @@ def write_card(folder: Path, manifest: Manifest) -> str | None:
     """
     path = folder / CARD_NAME
     content = path.read_bytes() if path.exists() else _new_card(manifest)
-    path.write_bytes(_with_section(content, card_section(manifest).encode()))
+    path.write_bytes(with_section(content, card_section(manifest), BEGIN, END))
     try:
         metadata = metadata_load(path) or {}
         metadata_save(path, _updated_metadata(metadata, manifest))
@@ -161,14 +161,15 @@ def _table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value.replace('|', '&#124;')} |" for name, value in rows)])
 
 
-def _with_section(content: bytes, section: bytes) -> bytes:
+def with_section(content: bytes, section: str, begin: str, end: str) -> bytes:
+    """The text of a card with the section in place of an older one between the same markers, or else at its end."""
     # Bytes, since nothing promises that another's card is UTF-8.
     line_end = b"\r\n" if b"\r\n" in content else b"\n"
-    section = section.replace(b"\n", line_end)
-    older = re.compile(re.escape(BEGIN.encode()) + b".*?" + re.escape(END.encode()), re.DOTALL)
+    written = section.encode().replace(b"\n", line_end)
+    older = re.compile(re.escape(begin.encode()) + b".*?" + re.escape(end.encode()), re.DOTALL)
     if older.search(content):
-        return older.sub(lambda _: section, content, count=1)
-    return content.rstrip() + 2 * line_end + section + line_end
+        return older.sub(lambda _: written, content, count=1)
+    return content.rstrip() + 2 * line_end + written + line_end
 
 
 def _new_card(manifest: Manifest) -> bytes:
