@@ -1,0 +1,26 @@
+"""Rates in words."""
+
+from safelox.evaluation.intervals import Rate
+from safelox.experiment import DefenceRecord
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def interval(rate: Rate) -> str:
+    return f"95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f} %"
+
+
+def rate_in_words(rate: Rate) -> str:
+    return f"{percent(rate.value)} ({rate.count:,} of {rate.n:,})"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "\u2212")
+
+
+def defence_name(defence: DefenceRecord) -> str:
+    """As people call it."""
+    return "no defence" if defence.method == "none" else defence.name
