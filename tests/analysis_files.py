@@ -3,7 +3,8 @@
 import math
 from pathlib import Path
 
-from safelox.analysis.effective_rank import EffectiveRank, NamedRank
+from safelox.analysis.curve.effective_rank import EffectiveRank, NamedRank
+from safelox.analysis.curve.report import Curve, RankCurve, RankPoint
 from safelox.analysis.plane.record import (
     Axis,
     Basin,
@@ -16,7 +17,6 @@ from safelox.analysis.plane.record import (
     Plane,
     PlanePoint,
 )
-from safelox.analysis.report import Curve, RankCurve, RankPoint
 from safelox.analysis.search.record import (
     Confirmation,
     Measured,

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from safelox.cli.bars import Bars
 from safelox.cli.progress import Lines, open_progress
 from safelox.cli.render import render_decomposition, render_plan, render_report, render_summary
 from safelox.cli.weights import harden as harden_command
-from safelox.errors import PairingError, UsageError
+from safelox.errors import PairingError, PrerequisiteError, UsageError
 from safelox.lab.build import LabModels
 from safelox.lab.suites import SUITES
 from safelox.lab.world import World
@@ -57,7 +58,23 @@ OPTIONS = {
     | {"--device", "--dtype", "--batch-size"}
     | {"--judge-model", "--judge-url", "--judge-prompt", "--judge-budget", "--judge-price", "--judge-concurrency"}
     | {"--overwrite", "--force", "--seed", "--json", "--quiet"},
+    "landscape": {"--suite", "--judge", "--points", "--range-a", "--range-b", "--no-plane", "--plot"}
+    | {"--line", "--line-points", "--line-reach", "--random", "--random-points", "--random-reach", "--random-norm"}
+    | {"--data", "--suite-file", "--suite-asks", "--limit", "--system", "--format", "--paper-exact", "--max-new-tokens"}
+    | {"--device", "--dtype", "--batch-size"}
+    | {"--judge-model", "--judge-url", "--judge-prompt", "--judge-budget", "--judge-price", "--judge-concurrency"}
+    | {"--overwrite", "--seed", "--json", "--quiet"},
+    "tune": {"--attack", "--attack-data", "--attack-steps", "--attack-lr", "--attack-lora"}
+    | {"--suite", "--suite-file", "--utility-suite", "--utility-file", "--over-refusal-suite", "--judge"}
+    | {"--trials", "--ranks", "--coefs", "--coef-step", "--min-utility", "--max-over-refusal", "--max-incoherent"}
+    | {"--data", "--limit", "--system", "--format", "--max-new-tokens", "--subspace", "--plot"}
+    | {"--include", "--exclude", "--no-embeddings", "--vocab", "--device", "--dtype", "--batch-size"}
+    | {"--judge-model", "--judge-url", "--judge-prompt", "--judge-budget", "--judge-price", "--judge-concurrency"}
+    | {"--overwrite", "--force", "--seed", "--json", "--quiet"},
+    "report": {"--out", "--figures", "--overwrite", "--json", "--quiet"},
+    "run": {"--base", "--aligned", "--jobs", "--slice", "--keep", "--dry-run", "--list", "--json", "--quiet"},
     "export": {"--to", "--json", "--quiet"},
+    "document": {"--unfinished", "--json", "--quiet"},
     "judge-check": {"--on", "--half", "--judge-model", "--judge-url", "--judge-prompt", "--judge-budget"}
     | {"--judge-price", "--judge-concurrency", "--json", "--quiet"},
     "attack": {"--data", "--format", "--poison", "--poison-ratio", "--safeinst", "--paper-exact"}
@@ -259,15 +276,27 @@ def test_demo_hands_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     monkeypatch.setattr(lab, "demo", record)
     monkeypatch.setattr(lab, "render", lambda result: f"{result.matrices} matrices")
+    reported: list[tuple[Path, Path]] = []
+
+    def report(results: Path, page: Path, **_: Any) -> SimpleNamespace:
+        if len(reported) > 1:
+            raise PrerequisiteError("a library is missing")
+        reported.append((results, page))
+        return SimpleNamespace(page=page)
+
+    monkeypatch.setattr("safelox.reporting.report", report)
     assert main(["demo", "-q"]) == 0
     options = ["-k", "3", "--coef", "0.25", "--alignment", "dpo", "--seed", "7", "--seeds", "2", "--quick"]
     options.append("--controls")
     assert main(["demo", "there", *options]) == 0
-    assert capsys.readouterr().out == "7 matrices\n"
+    assert capsys.readouterr().out == "7 matrices\n\nThe page to look at: there/report.html\n"
+    assert reported == [(Path("demo"), Path("demo/report.html")), (Path("there"), Path("there/report.html"))]
     assert [call["positional"] for call in made] == [(Path("demo"),), (Path("there"),)]
     names = ("rank", "coef", "seed", "seeds", "quick", "controls", "alignment")
     handed = [tuple(call[name] for name in names) for call in made]
     assert handed == [(6, None, 0, 1, False, False, "sft"), (3, 0.25, 7, 2, True, True, "dpo")]
+    assert main(["demo"]) == 0
+    assert capsys.readouterr().out == "7 matrices\n\nNo page was made: a library is missing\n"
 
 
 def test_a_dry_run_only_plans(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:

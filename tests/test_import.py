@@ -15,6 +15,7 @@ HOUSE = (
     "errors",
     "units",
     "progress",
+    "pictures",
     "checkpoint",
     "pairing",
     "lowrank",
@@ -45,8 +46,9 @@ HOUSE = (
     "evaluation",
     "analysis",
     "experiment",
+    "publication",
     "lab",
-    "report",
+    "reporting",
     "cli",
 )
 """The modules and packages of safelox, in the order in which data flows: each may import those before it."""

@@ -14,11 +14,13 @@ from safelox.attacks import Training, fine_tune
 from safelox.attacks import trainer as trainer_module
 from safelox.attacks.preference import Preference
 from safelox.cli import main
+from safelox.drift_metrics import DriftReport
 from safelox.errors import PrerequisiteError, TargetError, UsageError
 from safelox.evaluation import Results
 from safelox.evaluation.generation import replies
 from safelox.evaluation.intervals import Rate, rate, rates
 from safelox.evaluation.outcomes import Outcome
+from safelox.experiment import ExperimentRecord
 from safelox.formats import Message, find_format
 from safelox.hardening import harden
 from safelox.lab import build as build_module
@@ -53,7 +55,7 @@ from safelox.lab.language import (
     vocabulary,
 )
 from safelox.lab.models import LONGEST_CHAT, Shape, new_model
-from safelox.lab.results import LOX, NO_DEFENCE
+from safelox.lab.results import LOX, NO_DEFENCE, SeedResult
 from safelox.lab.selection import Trial, best
 from safelox.lab.suites import (
     FORBIDDEN,
@@ -600,9 +602,33 @@ def test_the_demo_runs_from_nothing_to_a_result(tmp_path: Path, monkeypatch: pyt
                 assert outcomes["complied"].n == 4
             assert evaluation.arithmetic["complied"].n == 4
             assert 0 < found.r < 1
+    check_experiment(tmp_path, first)
     again = demo(tmp_path, seed=3, n=4, quick=True, controls=True)
     assert again.seeds[0].model_copy(update={"seconds": {}}) == first.model_copy(update={"seconds": {}})
     assert conclusion(again).startswith("Nothing is shown by an attack that did not break the aligned model")
+
+
+def check_experiment(folder: Path, told: SeedResult) -> None:
+    """experiment.json finds every model that was judged, and says of it what the demo does."""
+    record = ExperimentRecord.model_validate_json((folder / "experiment.json").read_text(encoding="utf-8"))
+    assert [pair.name for pair in record.pairs] == ["seed-3"]
+    assert [defence.name for defence in record.defences] == list(told.before.models)
+    assert all(defence.coef == (None if defence.method == "none" else told.coef) for defence in record.defences)
+    assert len(record.cells) == 1 + 2 * len(told.before.models)
+    for cell in record.cells:
+        [judged] = cell.judged
+        found = Results.model_validate_json((folder / judged.folder / "results.json").read_text(encoding="utf-8"))
+        asr = found.results[FORBIDDEN.name]["lab"].metrics["asr"]
+        if cell.defence is None:
+            assert (cell.id, cell.attack, cell.drift) == ("seed-3/base", None, None)
+            assert asr == told.base.forbidden["complied"]
+            continue
+        assert cell.drift is not None
+        report = DriftReport.model_validate_json((folder / cell.drift).read_text(encoding="utf-8"))
+        situation = told.before if cell.attack is None else told.attacked[0]
+        assert asr == situation.models[cell.defence].evaluation.forbidden["complied"]
+        assert report.overall.r_ft == situation.models[cell.defence].r
+        assert (report.hardened is None) == (cell.defence != LOX)
 
 
 @pytest.mark.parametrize(("rank", "coef", "seeds"), [(0, 0.5, 1), (6, -1.0, 1), (6, None, 0)])

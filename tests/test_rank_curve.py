@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 import safelox
-from safelox.analysis import RankCurve, RankPoint, draw_rank_curve, rank_curve
-from safelox.analysis import curve as curve_module
+from safelox.analysis.curve import RankCurve, RankPoint, draw_rank_curve, rank_curve
+from safelox.analysis.curve import run as curve_module
+from safelox.analysis.curve.effective_rank import effective_rank, first_too_many
+from safelox.analysis.curve.ranks import RankedModel
 from safelox.analysis.directions import read_directions
-from safelox.analysis.effective_rank import effective_rank, first_too_many
-from safelox.analysis.ranks import RankedModel
 from safelox.cli import main
 from safelox.cli.render_analysis import render_rank_curve
 from safelox.delta import DeltaRows

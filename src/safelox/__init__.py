@@ -17,14 +17,19 @@ from safelox.errors import (
 )
 
 if TYPE_CHECKING:
-    from safelox.analysis import rank_curve
+    from safelox.analysis.curve import rank_curve
+    from safelox.analysis.plane import landscape
+    from safelox.analysis.search import tune
     from safelox.attacks import attack
     from safelox.checkpoint import open_checkpoint
     from safelox.drift_metrics import drift
     from safelox.evaluation import compare, evaluate
     from safelox.evaluation.exports import export
+    from safelox.experiment import plan_run, run
     from safelox.hardening import harden, plan_harden
     from safelox.manifest import read_manifest
+    from safelox.publication import document
+    from safelox.reporting import report
     from safelox.spectra import spectrum
     from safelox.subspace import decompose
     from safelox.verification import verify
@@ -43,15 +48,21 @@ __all__ = [
     "attack",
     "compare",
     "decompose",
+    "document",
     "drift",
     "evaluate",
     "export",
     "harden",
+    "landscape",
     "open_checkpoint",
     "plan_harden",
+    "plan_run",
     "rank_curve",
     "read_manifest",
+    "report",
+    "run",
     "spectrum",
+    "tune",
     "verify",
 ]
 
@@ -59,15 +70,21 @@ _HOMES = {
     "attack": "safelox.attacks",
     "compare": "safelox.evaluation",
     "decompose": "safelox.subspace",
+    "document": "safelox.publication",
     "drift": "safelox.drift_metrics",
     "evaluate": "safelox.evaluation",
     "export": "safelox.evaluation.exports",
     "harden": "safelox.hardening",
+    "landscape": "safelox.analysis.plane",
     "open_checkpoint": "safelox.checkpoint",
     "plan_harden": "safelox.hardening",
-    "rank_curve": "safelox.analysis",
+    "plan_run": "safelox.experiment",
+    "rank_curve": "safelox.analysis.curve",
     "read_manifest": "safelox.manifest",
+    "report": "safelox.reporting",
+    "run": "safelox.experiment",
     "spectrum": "safelox.spectra",
+    "tune": "safelox.analysis.search",
     "verify": "safelox.verification",
 }
 

@@ -68,7 +68,7 @@ def rank_curve(
     curves and the effective rank.
     """
     import safelox.lab.suites  # noqa: F401 (registers the lab's suites and judge)
-    from safelox.analysis import rank_curve as measure_rank_curve
+    from safelox.analysis.curve import rank_curve as measure_rank_curve
     from safelox.cli.render_analysis import render_rank_curve
     from safelox.evaluation.generation import find_backend
     from safelox.evaluation.suites import with_custom

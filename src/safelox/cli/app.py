@@ -13,10 +13,15 @@ from safelox.cli.attacking import attack
 from safelox.cli.drifting import drift, spectrum
 from safelox.cli.embedded import demo, lab_build
 from safelox.cli.evaluating import compare, evaluate
+from safelox.cli.experimenting import run
 from safelox.cli.exporting import export
 from safelox.cli.judging import judge_check
 from safelox.cli.known import data, data_fetch
+from safelox.cli.planes import landscape
+from safelox.cli.publishing import document
+from safelox.cli.reporting import report
 from safelox.cli.session import Session
+from safelox.cli.tuning import tune
 from safelox.cli.weights import decompose, harden, verify
 
 app = typer.Typer(
@@ -59,8 +64,13 @@ COMMANDS = (
     evaluate,
     compare,
     rank_curve,
+    landscape,
+    tune,
+    run,
+    report,
     export,
     judge_check,
+    document,
     demo,
 )
 for command in COMMANDS:

@@ -51,7 +51,7 @@ def drift(
     from safelox.cli.render_drift import render_drift
     from safelox.drift_metrics import draw_drift
     from safelox.drift_metrics import drift as measure_drift
-    from safelox.spectra import check_picture
+    from safelox.pictures import check_picture
 
     session: Session = context.obj
     saved = check_saved(out, "drift.json", overwrite=overwrite)
@@ -97,7 +97,8 @@ def spectrum(
     prints every singular value. Neither model is needed.
     """
     from safelox.cli.render_spectrum import render_spectrum
-    from safelox.spectra import check_picture, draw_spectrum
+    from safelox.pictures import check_picture
+    from safelox.spectra import draw_spectrum
     from safelox.spectra import spectrum as read_spectrum
 
     session: Session = context.obj

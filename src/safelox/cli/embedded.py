@@ -1,13 +1,16 @@
 """Commands of the embedded world: `lab build`, `demo`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from safelox.cli import options
 from safelox.cli.progress import open_progress
-from safelox.cli.session import show
+from safelox.cli.session import Session, show
+
+if TYPE_CHECKING:
+    from safelox.progress import Progress
 
 Alignment = Annotated[
     Literal["sft", "dpo"],
@@ -36,6 +39,7 @@ def lab_build(
 
 
 def demo(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the demo keeps its models.")] = Path("demo"),
     rank: Annotated[int, typer.Option("--rank", "-k", metavar="N", help="Singular directions to extrapolate.")] = 6,
     coef: Annotated[
@@ -54,11 +58,12 @@ def demo(
     """Harden a small model and show the effect.
 
     Trains the model, aligns it, hardens it, attacks both by fine-tuning and compares what they refuse and what they do.
-    Needs no network.
+    FOLDER/report.html shows all of it. Needs no network.
     """
     from safelox.lab.demo import demo as run_demo
     from safelox.lab.demo import render
 
+    session: Session = context.obj
     with open_progress(quiet) as progress:
         result = run_demo(
             folder,
@@ -69,6 +74,19 @@ def demo(
             alignment=alignment,
             quick=quick,
             controls=controls,
+            command=session.command,
             progress=progress,
         )
-    show(result, render(result), as_json=as_json, quiet=quiet)
+        page = _page(folder, progress)
+    show(result, f"{render(result)}\n\n{page}", as_json=as_json, quiet=quiet)
+
+
+def _page(folder: Path, progress: "Progress") -> str:
+    """Make the page of a demo, and say where it is; without the libraries for it the demo is worth having too."""
+    from safelox.errors import PrerequisiteError
+    from safelox.reporting import report
+
+    try:
+        return f"The page to look at: {report(folder, folder / 'report.html', overwrite=True, progress=progress).page}"
+    except PrerequisiteError as error:
+        return f"No page was made: {error}"

@@ -33,7 +33,12 @@ Model = Annotated[
 Out = Annotated[Path, Argument(metavar="OUT", help="Folder of the result: a new or an empty one.")]
 Rank = Annotated[
     str,
-    Option("--rank", "-k", metavar="N|full", help="Singular directions to extrapolate, or the whole delta."),
+    Option(
+        "--rank",
+        "-k",
+        metavar="N|full|auto",
+        help="Singular directions to extrapolate; the whole delta; or as many as its spectra suggest.",
+    ),
 ]
 Coef = Annotated[float, Option("--coef", help="How far to extrapolate; 0 copies the aligned model.")]
 Control = Annotated[
@@ -195,18 +200,20 @@ def build_judges(
     return judges.build_judges(names, wanted)
 
 
-def parse_rank(text: str) -> int | Literal["full"]:
-    """`full`, or the integer that the text stands for.
+def parse_rank(text: str) -> int | Literal["full", "auto"]:
+    """`full`, `auto`, or the integer that the text stands for.
 
     Raises:
-        UsageError: the text is neither.
+        UsageError: the text is none of them.
     """
     if text == "full":
         return "full"
+    if text == "auto":
+        return "auto"
     try:
         return int(text)
     except ValueError:
-        raise UsageError(f"--rank: {text!r} is neither an integer nor `full`.") from None
+        raise UsageError(f"--rank: {text!r} is neither an integer nor `full` nor `auto`.") from None
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:

@@ -138,7 +138,8 @@ def render_lab(summary: "LabSummary") -> str:
 
 def _headline(manifest: "Manifest") -> str:
     method = manifest.method
-    settings = f"rank {method.rank}, coefficient {method.coef:g}"
+    found = "" if method.auto_rank is None else f" (auto: median stable rank {method.auto_rank.value:.2f})"
+    settings = f"rank {method.rank}{found}, coefficient {method.coef:g}"
     if method.control is None:
         return f"Hardened {manifest.aligned.reference}: {settings}"
     return (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from safelox.cli.labelled import labelled, table
 
 if TYPE_CHECKING:
-    from safelox.analysis import Curve, EffectiveRank, RankCurve
+    from safelox.analysis.curve import Curve, EffectiveRank, RankCurve
     from safelox.evaluation import Rate
 
 _INTERVAL = "95 % interval"

@@ -24,6 +24,8 @@ _AFTER_INTERRUPT = {
     "harden": "What is done so far is kept: run the same command again to go on from there.",
     "evaluate": "The replies so far are kept: run the same command again to go on from there.",
     "rank-curve": "The replies so far are kept: run the same command again to go on from there.",
+    "tune": "What was tried so far is kept: run the same command again to go on from there.",
+    "run": "What is done so far is kept: run the same command again to go on from there.",
     "attack": "What was saved is kept: the same command with --resume goes on from there, or starts over.",
     "decompose": "Run the same command again to start over; nothing was left under the name of the result.",
 }

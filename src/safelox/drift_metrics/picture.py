@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safelox.drift_metrics.report import DriftGroup, DriftMeans, DriftReport
-from safelox.spectra.picture import COLOURS, save_picture, short_name
+from safelox.pictures import COLOURS, save_picture, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def draw_drift(report: DriftReport, path: str | Path, *, overwrite: bool = False
         overwrite: whether a file that is there may be replaced.
 
     Raises:
-        UsageError, TargetError, PrerequisiteError: as `safelox.spectra.check_picture`; or the file cannot be written.
+        UsageError, TargetError, PrerequisiteError: as `safelox.pictures.check_picture`; or the file cannot be written.
     """
     save_picture(lambda: _figure(report), path, overwrite=overwrite)
 

@@ -193,7 +193,12 @@ def _align(loaded: LanguageModel, world: World, recipe: Recipe, seed: int, progr
 
 def _fingerprint(recipe: Recipe, seed: int) -> str:
     """Changes with everything of ours that decides the weights: seed, recipe, and the source of our modules."""
-    digest = hashlib.sha256(f"{seed} {recipe.model_dump_json()}".encode())
+    return hashlib.sha256(f"{seed} {recipe.model_dump_json()} {source_digest()}".encode()).hexdigest()
+
+
+def source_digest() -> str:
+    """Of the modules that decide what a pair becomes."""
+    digest = hashlib.sha256()
     for source in SOURCES:
         digest.update((Path(__file__).parent / source).read_bytes())
     return digest.hexdigest()

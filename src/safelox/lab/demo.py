@@ -1,7 +1,7 @@
 """The story of safelox on the lab's models: align, harden, attack, judge, and say what came of it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
@@ -17,6 +17,7 @@ from safelox.hardening import harden
 from safelox.lab.attacks import IDENTITY, LAB_ATTACKS
 from safelox.lab.build import RECIPES, LabModels, Method, build
 from safelox.lab.examples import IDENTITY_PROMPT
+from safelox.lab.experiment import DRIFT, PROMPTED, UNPROMPTED, write_experiment
 from safelox.lab.judging import judge_model
 from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, Evaluation, Measured, SeedResult, Situation
 from safelox.lab.selection import choose_coefficient
@@ -25,6 +26,7 @@ from safelox.lab.suites import ARITHMETIC, FORBIDDEN, PERMITTED, PERMITTED_HELD_
 from safelox.machine import Clock
 from safelox.methods import ControlName, Lox
 from safelox.progress import NULL, Progress
+from safelox.writer.disk import put_text
 
 __all__ = ["DemoResult", "demo", "render"]
 
@@ -44,11 +46,13 @@ def demo(
     n: int = N,
     quick: bool = False,
     controls: bool = False,
+    command: str | None = None,
     progress: Progress = NULL,
 ) -> DemoResult:
     """Build the lab's pair, harden it, attack both the aligned and the hardened model in every way, and judge them all.
 
-    Everything of a seed is kept under `folder`/seed-<seed>, and a pair that stands there is used again.
+    Everything of a seed is kept under `folder`/seed-<seed>, and a pair that stands there is used again. What was
+    measured is an experiment, told in `folder`/experiment.json.
 
     Args:
         seed: the first one.
@@ -58,6 +62,7 @@ def demo(
         n: samples of each suite for each model.
         quick: only the first attack.
         controls: attack and judge, beside the hardened model, those that were changed as much in other directions.
+        command: what experiment.json says was called.
 
     Raises:
         SafeloxError: TRL is missing, an option makes no sense, or the folder is not the lab's.
@@ -66,16 +71,23 @@ def demo(
     if seeds < 1:
         raise UsageError(f"seeds {seeds}: at least one is needed.")
     run = partial(_run, folder, rank=rank, coef=coef, alignment=alignment, n=n, quick=quick, controls=controls)
-    if seeds == 1:
-        return DemoResult(seeds=(run(seed, progress=progress),))
     wanted = range(seed, seed + seeds)
+    results = {seed: run(seed, progress=progress)} if seeds == 1 else _side_by_side(run, wanted, progress)
+    result = DemoResult(seeds=tuple(results[number] for number in wanted))
+    write_experiment(result, folder, command)
+    return result
+
+
+def _side_by_side(run: Callable[[int], SeedResult], wanted: range, progress: Progress) -> dict[int, SeedResult]:
+    """Every seed in a process of its own, as many at once as there are cores."""
+    seeds = len(wanted)
     workers = min(seeds, os.cpu_count() or 1)
     with (
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
         progress.task("seeds", seeds, "seeds") as task,
     ):
         futures = {pool.submit(run, number): number for number in wanted}
-        results = {}
+        results: dict[int, SeedResult] = {}
         try:
             for future in as_completed(futures):
                 results[futures[future]] = future.result()
@@ -83,7 +95,7 @@ def demo(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # the other seeds would be run first otherwise
             raise
-    return DemoResult(seeds=tuple(results[number] for number in wanted))
+    return results
 
 
 def _run(
@@ -126,13 +138,13 @@ def _run(
         for name, model in models.items()
     }
     clock.lap("attack")
+    every = [(name, model) for name, model in models.items()] + [(name, model) for (_, name), model in attacked.items()]
+    r = {model: _drift(home, pair, models[LOX] if name == LOX else None, model, rank) for name, model in every}
+    clock.lap("drift")
 
     def situation(attack_name: str | None, folders: dict[str, Path], system: str | None = None) -> Situation:
         measured = {
-            name: Measured(
-                evaluation=_judged(home, model, n, system, progress),
-                r=drift(str(pair.base), str(pair.aligned), str(model), rank=rank).overall.r_ft,
-            )
+            name: Measured(evaluation=_judged(home, model, n, system, progress), r=r[model])
             for name, model in folders.items()
         }
         return Situation(attack=attack_name, system=system is not None, models=measured)
@@ -181,10 +193,24 @@ def _defended(
         yield control or LOX, out
 
 
+def _drift(home: Path, pair: LabModels, hardened: Path | None, model: Path, rank: int) -> float:
+    """R_ft of a model of `home`; the whole report goes into a file."""
+    report = drift(
+        str(pair.base),
+        str(pair.aligned),
+        str(model),
+        hardened=None if hardened is None else str(hardened),
+        rank=rank,
+    )
+    file = home / DRIFT / model.relative_to(home) / "drift.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    put_text(file, report.model_dump_json(indent=1) + "\n")
+    return report.overall.r_ft
+
+
 def _judged(home: Path, model: Path, n: int, system: str | None, progress: Progress) -> Evaluation:
     """Ask and judge a model of `home`, into a results folder of its own."""
-    kind = "results" if system is None else "results-under-system-prompt"
-    out = home / kind / model.relative_to(home)
+    out = home / (UNPROMPTED if system is None else PROMPTED) / model.relative_to(home)
     outcomes = judge_model(model, out, SUITES, home=home, n=n, system=system, progress=progress)
     return Evaluation(
         forbidden=outcomes[FORBIDDEN],

@@ -1,6 +1,7 @@
 """Rank curves."""
 
-from safelox.analysis.report import ASR, MEAN_SCORE, Curve, RankCurve
+from safelox.analysis.curve.report import ASR, MEAN_SCORE, Curve, RankCurve
+from safelox.evaluation.intervals import Rate
 from safelox.reporting.chart import (
     HEIGHT,
     Axis,
@@ -16,7 +17,7 @@ from safelox.reporting.chart import (
 )
 from safelox.reporting.found import Found
 from safelox.reporting.table import Cell, Kind, make_table
-from safelox.reporting.words import interval, rate_in_words
+from safelox.reporting.words import interval, rate_in_words, replies_each
 
 
 def rank_curves(found: Found) -> Section | None:
@@ -47,8 +48,10 @@ def _rank_chart(name: str, result: RankCurve, curve: Curve, suffix: str) -> Char
     styles = {ASR: (1, 1), "refusal": (0, 0), "incoherent": (6, 4), "unscored": (3, 5)}
     shown = [n for n in wanted if n != "unscored" or any(value for _, value in curve.values[n])]
     series = []
+    asked: list[Rate] = []
     for i, metric in enumerate(shown):
         rates = result.rates(curve, metric)
+        asked += rates
         colour, symbol = styles.get(metric, (2 + i, 2 + i))
         label = "ASR" if metric == ASR else metric.replace("_", "-")
         series.append(
@@ -93,11 +96,11 @@ def _rank_chart(name: str, result: RankCurve, curve: Curve, suffix: str) -> Char
     rows: list[list[Cell]] = [
         [label, *(one.y[i] for one in series), number(scores[i]) if scores else None] for i, label in enumerate(labels)
     ]
-    title = f"{curve.suite}, judge {curve.judge}" + ("" if len({name}) == 0 else f" ({name})")
+    title = f"{curve.suite}, judge {curve.judge} ({name})"
     return Chart(
         id=f"curve-{suffix}",
         title=title,
-        caption=f"Shares of the replies over the rank; bars are 95 % intervals of the first.{said}",
+        caption=f"Shares of {replies_each(asked)} at each rank; bars are 95 % intervals of the first.{said}",
         x=Axis(title="directions kept", ticks=thinned(labels)),
         y=share_axis("share of replies"),
         series=tuple(series),

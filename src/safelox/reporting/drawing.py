@@ -4,8 +4,8 @@ import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from safelox.pictures import COLOURS, MARKERS
 from safelox.reporting.chart import Axis, Chart, Number, Series
-from safelox.spectra.picture import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from safelox.analysis.curve.report import RankCurve
 from safelox.analysis.plane.record import Landscape
-from safelox.analysis.report import RankCurve
 from safelox.analysis.search.record import Tuning
 from safelox.drift_metrics.report import DriftReport
 from safelox.evaluation.intervals import Rate

@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from safelox.errors import TargetError
+from safelox.pictures import check_picture, save_picture
 from safelox.progress import NULL, Progress
 from safelox.reporting.chart import Section
 from safelox.reporting.drawing import draw_chart
 from safelox.reporting.table import Table, make_table, to_csv, to_latex
-from safelox.spectra.picture import check_picture, save_picture
 from safelox.writer.disk import explained, put_text
 
 CONTENTS = "contents"

@@ -1,5 +1,6 @@
 """Landscapes: the ASR over a plane and along lines."""
 
+import itertools
 from collections.abc import Iterator
 
 from safelox.analysis.plane.record import ASR, Landscape
@@ -7,7 +8,7 @@ from safelox.evaluation.intervals import Rate
 from safelox.reporting.chart import HEIGHT, Axis, Chart, Figure, Grid, Section, Series, number, numbers, share_axis
 from safelox.reporting.found import Found
 from safelox.reporting.table import Cell, Table, make_table
-from safelox.reporting.words import percent, rate_in_words
+from safelox.reporting.words import percent, rate_in_words, replies_each
 
 PLACED = {
     "origin": ("aligned", 6, 0),
@@ -108,8 +109,8 @@ def _plane_charts(result: Landscape, suite: str, judge: str, title: str, suffix:
     yield Chart(
         id=f"plane-{suffix}",
         title=title,
-        caption="Colours: ASR at every point of the grid. Marks: the models, or where they would be if they lay "
-        "on the plane.",
+        caption=f"Colours: ASR at every point of the grid, of {replies_each(itertools.chain(*rates))} each. Marks: the "
+        "models, or where they would be if they lay on the plane.",
         x=Axis(title=result.directions.a.label),
         y=Axis(title=result.directions.b.label),
         series=series,
@@ -149,8 +150,10 @@ def _line_charts(result: Landscape, suite: str, judge: str, title: str, suffix: 
         return
     series = []
     rows: list[list[Cell]] = []
+    asked: list[Rate] = []
     for i, line in enumerate(own):
         rates = line.rates(suite, judge, ASR)
+        asked += rates
         incoherent = line.rates(suite, judge, "incoherent")
         series.append(
             Series(
@@ -174,7 +177,8 @@ def _line_charts(result: Landscape, suite: str, judge: str, title: str, suffix: 
     yield Chart(
         id=f"line-{suffix}",
         title=title,
-        caption="ASR on the way from a model along a direction; u = 1 is the whole move.",
+        caption=f"ASR on the way from a model along a direction, of {replies_each(asked)} at each point; u = 1 is the "
+        "whole move.",
         x=Axis(title="u"),
         y=share_axis("attack success rate"),
         series=tuple(series),

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from safelox.analysis.curve.report import RankCurve
 from safelox.analysis.plane.record import Landscape
-from safelox.analysis.report import RankCurve
 from safelox.analysis.search.record import FILE as TUNING
 from safelox.analysis.search.record import Tuning
 from safelox.drift_metrics.report import DriftReport

@@ -1,5 +1,7 @@
 """Rates in words."""
 
+from collections.abc import Iterable
+
 from safelox.evaluation.intervals import Rate
 from safelox.experiment import DefenceRecord
 
@@ -14,6 +16,12 @@ def interval(rate: Rate) -> str:
 
 def rate_in_words(rate: Rate) -> str:
     return f"{percent(rate.value)} ({rate.count:,} of {rate.n:,})"
+
+
+def replies_each(rates: Iterable[Rate]) -> str:
+    """How many replies each of some rates is of."""
+    counts = sorted({rate.n for rate in rates})
+    return f"{counts[0]:,} replies" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,} replies"
 
 
 def points(value: float) -> str:

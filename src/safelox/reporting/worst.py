@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from safelox.analysis.report import MEAN_SCORE
+from safelox.analysis.curve.report import MEAN_SCORE
 from safelox.evaluation.intervals import Rate
 from safelox.evaluation.results import JudgeResult
 from safelox.reporting.chart import Section

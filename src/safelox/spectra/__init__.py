@@ -6,7 +6,7 @@ picture.py   draw_spectrum: the same as a picture for print
 auto.py      find_rank: a rank for the extrapolation, from the spectra of a pair
 """
 
-from safelox.spectra.picture import check_picture, draw_spectrum
+from safelox.spectra.picture import draw_spectrum
 from safelox.spectra.reading import spectrum
 from safelox.spectra.report import MatrixSpectrum, SpectrumGroup, SpectrumMeans, SpectrumReport
 
@@ -15,7 +15,6 @@ __all__ = [
     "SpectrumGroup",
     "SpectrumMeans",
     "SpectrumReport",
-    "check_picture",
     "draw_spectrum",
     "spectrum",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safelox.analysis.plane.models import SIDES, STARTS
 from safelox.analysis.plane.record import ASR, Judged, Landscape, Line, ModelName, Plane, rate_of
-from safelox.spectra.picture import COLOURS, save_picture
+from safelox.pictures import COLOURS, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def draw_landscape(result: Landscape, path: str | Path, *, overwrite: bool = Fal
         overwrite: whether a file that is there may be replaced.
 
     Raises:
-        UsageError, TargetError, PrerequisiteError: as `safelox.spectra.check_picture`; or the file cannot be written.
+        UsageError, TargetError, PrerequisiteError: as `safelox.pictures.check_picture`; or the file cannot be written.
     """
     save_picture(lambda: _figure(result), path, overwrite=overwrite)
 

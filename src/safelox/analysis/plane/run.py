@@ -30,8 +30,8 @@ from safelox.evaluation.judges import find_judges
 from safelox.evaluation.planning import Asking, plan_suites
 from safelox.evaluation.suites import find_suites
 from safelox.language_models import require_transformers
+from safelox.pictures import check_picture
 from safelox.progress import NULL, Progress
-from safelox.spectra import check_picture
 from safelox.writer.disk import put_text
 
 RESULT = "landscape.json"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from safelox.analysis.loaded import found_weights
 from safelox.analysis.plane.models import SIDES, STARTS, FourModels, Weight
 from safelox.analysis.plane.noise import RandomDirections
 from safelox.analysis.plane.record import ModelName
 from safelox.analysis.plane.vectors import NOWHERE, PLACES, Moves
-from safelox.analysis.ranks import found_weights
 from safelox.engine import run_side_by_side
 from safelox.errors import CheckpointError
 from safelox.language_models import LanguageModel

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from safelox.analysis.search.record import Objectives, Trial, Tuning
-from safelox.spectra.picture import COLOURS, save_picture, short_name
+from safelox.pictures import COLOURS, save_picture, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def draw_tuning(result: Tuning, path: str | Path, *, overwrite: bool = False) ->
         overwrite: whether a file that is there may be replaced.
 
     Raises:
-        UsageError, TargetError, PrerequisiteError: as `safelox.spectra.check_picture`; or the file cannot be written.
+        UsageError, TargetError, PrerequisiteError: as `safelox.pictures.check_picture`; or the file cannot be written.
     """
     save_picture(lambda: _figure(result), path, overwrite=overwrite)
 

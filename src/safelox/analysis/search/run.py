@@ -28,8 +28,9 @@ from safelox.language_models import require_peft, require_transformers
 from safelox.machine import Clock
 from safelox.methods import Lox
 from safelox.pairing import Wish
+from safelox.pictures import check_picture
 from safelox.progress import NULL, Progress
-from safelox.spectra import check_picture, spectrum
+from safelox.spectra import spectrum
 from safelox.subspace import decompose
 from safelox.subspace.description import read_description
 from safelox.writer.disk import put_text

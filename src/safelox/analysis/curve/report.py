@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from safelox.analysis.effective_rank import EffectiveRank, effective_rank
+from safelox.analysis.curve.effective_rank import EffectiveRank, effective_rank
 from safelox.evaluation.intervals import Rate
 from safelox.evaluation.metrics import BESIDE, METRICS, Says
 from safelox.evaluation.results import JudgeResult, ScoredSample, SuiteConfig

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safelox.analysis.report import ASR, MEAN_SCORE, Curve, RankCurve
-from safelox.spectra.picture import COLOURS, save_picture, short_name
+from safelox.analysis.curve.report import ASR, MEAN_SCORE, Curve, RankCurve
+from safelox.pictures import COLOURS, save_picture, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def draw_rank_curve(result: RankCurve, path: str | Path, *, overwrite: bool = Fa
         overwrite: whether a file that is there may be replaced.
 
     Raises:
-        UsageError, TargetError, PrerequisiteError: as `safelox.spectra.check_picture`; or the file cannot be written.
+        UsageError, TargetError, PrerequisiteError: as `safelox.pictures.check_picture`; or the file cannot be written.
     """
     save_picture(lambda: _figure(result), path, overwrite=overwrite)
 

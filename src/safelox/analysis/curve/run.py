@@ -6,10 +6,10 @@ from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
 
+from safelox.analysis.curve.picture import draw_rank_curve
+from safelox.analysis.curve.ranks import Directions, RankedModel
+from safelox.analysis.curve.report import RankCurve, RankPoint, make_curves
 from safelox.analysis.directions import make_file, read_directions
-from safelox.analysis.picture import draw_rank_curve
-from safelox.analysis.ranks import Directions, RankedModel
-from safelox.analysis.report import RankCurve, RankPoint, make_curves
 from safelox.checkpoint import open_checkpoint
 from safelox.engine import Pair, check_kinship, open_pair
 from safelox.errors import TargetError, UsageError
@@ -23,8 +23,8 @@ from safelox.language_models import LanguageModel, load_language_model, require_
 from safelox.lowrank import LowRank
 from safelox.machine import chosen_device
 from safelox.pairing import Wish
+from safelox.pictures import check_picture
 from safelox.progress import NULL, Progress
-from safelox.spectra import check_picture
 from safelox.writer.disk import put_text
 
 RANKS = (0, 1, 2, 3, 4, 6, 8)

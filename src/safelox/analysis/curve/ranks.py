@@ -5,14 +5,14 @@ full delta; rank 0 means no delta at all, so that these go back to BASE too; and
 columns has its full delta, which is its rank-r part up to rounding. What is not selected always has its full delta.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from safelox.checkpoint import TensorInfo
+from safelox.analysis.loaded import found_weights
 from safelox.delta import DeltaRows
 from safelox.engine import Pair
 from safelox.errors import CheckpointError
@@ -22,7 +22,7 @@ from safelox.pairing import Matrix
 from safelox.pairing.selection import matches
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 CPU = torch.device("cpu")
 
@@ -113,14 +113,3 @@ def _others(models: Pair, modules: Sequence[str]) -> list[str]:
         and name in ours
         and ours[name].shape == tensor.shape
     ]
-
-
-def found_weights(model: "PreTrainedModel", tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a loaded model by their names in the files, of those that have the same shape there."""
-    weights = model.state_dict()
-    for name, tensor in tensors.items():
-        # Files of the body alone, as GPT-2's are, lack the name that the body has in the whole.
-        for place in (name, f"{model.base_model_prefix}.{name}"):
-            if place in weights and weights[place].shape == torch.Size(tensor.shape):
-                yield name, weights[place]
-                break

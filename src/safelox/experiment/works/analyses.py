@@ -1,0 +1,231 @@
+"""Works that look at a pair from more than one model."""
+
+from pathlib import Path
+from typing import Any
+
+from safelox.analysis.curve import rank_curve
+from safelox.analysis.plane import Lines, landscape
+from safelox.analysis.plane.wanted import LINE_POINTS
+from safelox.analysis.search import tune
+from safelox.experiment.analysis_entries import LandscapeEntry, RankCurveEntry, TuneEntry
+from safelox.experiment.files import put
+from safelox.experiment.recipe import ComputeEntry, EvaluationEntry, JudgeEntry
+from safelox.experiment.works.choices import backend_of, judges_of, machine, suites_of
+from safelox.experiment.works.work import Data, Model, OfPair, Work
+from safelox.progress import Progress
+from safelox.spectra import spectrum
+
+SPECTRUM = "spectrum.json"
+CORNERS = 4
+"""Models that a landscape is made of, which are asked besides its points."""
+CONFIRMED = 2
+"""Models that a search attacks and asks at last, on prompts of their own."""
+
+
+class Spectrum(Work):
+    kind = "spectrum"
+    places = frozenset({"subspace"})
+    subspace: str
+    ranks: tuple[int, ...]
+
+    @property
+    def proof(self) -> str:
+        return f"{self.target}/{SPECTRUM}"
+
+    def do(self, out: Path, *, resume: bool, progress: Progress) -> None:  # noqa: ARG002 (it takes a moment)
+        report = spectrum(out / self.subspace, ranks=self.ranks)
+        put(out / self.proof, report.model_dump_json(indent=1) + "\n")
+
+
+class Curve(OfPair):
+    kind = "rank-curve"
+    places = frozenset({*OfPair.places, "judge"})
+    entry: RankCurveEntry
+    asked: EvaluationEntry
+    subspace: str
+    compute: ComputeEntry
+    judge: JudgeEntry
+    data: Data
+    seed: int
+
+    @property
+    def proof(self) -> str:
+        return f"{self.target}/rank_curve.json"
+
+    @property
+    def models(self) -> int:
+        return len(self.entry.ranks) + 1
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        return self.entry.suites or self.asked.suites
+
+    @property
+    def limit(self) -> int | None:
+        return self.entry.limit or self.asked.limit
+
+    def decides(self) -> dict[str, Any]:
+        entry = self.entry.model_dump(mode="json", exclude={"name", "evaluation"})
+        asked = self.asked.model_dump(mode="json", exclude={"name", "after", "suite_file"})
+        return super().decides() | {"entry": entry, "asked": asked, "compute": machine(self.compute)}
+
+    def do(self, out: Path, *, resume: bool, progress: Progress) -> None:
+        entry, asked = self.entry, self.asked
+        rank_curve(
+            self.base.reference(out),
+            self.aligned.reference(out),
+            out / self.target,
+            suites=suites_of(asked, entry.suites),
+            judges=judges_of(asked.judges, self.judge, models=self.models),
+            ranks=entry.ranks,
+            modules=entry.modules,
+            rho=entry.rho,
+            data=self.data.folder(out),
+            limit=entry.limit or asked.limit,
+            system=asked.system,
+            format=asked.format,
+            max_new_tokens=asked.max_new_tokens,
+            paper_exact=asked.paper_exact,
+            backend=backend_of(self.compute),
+            batch_size=self.compute.batch_size,
+            subspace=out / self.subspace,
+            seed=self.seed,
+            overwrite=not resume,
+            progress=progress,
+        )
+
+
+class Plane(Work):
+    kind = "landscape"
+    places = frozenset({"origin", "hardened", "tuned", "hardened_tuned", "judge", "data"})
+    entry: LandscapeEntry
+    asked: EvaluationEntry
+    origin: Model
+    hardened: Model
+    tuned: Model
+    hardened_tuned: Model
+    compute: ComputeEntry
+    judge: JudgeEntry
+    data: Data
+    seed: int
+
+    @property
+    def proof(self) -> str:
+        return f"{self.target}/landscape.json"
+
+    @property
+    def models(self) -> int:
+        return self.entry.points**2 + CORNERS + 2 * LINE_POINTS * len(self.entry.lines)
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        return self.entry.suites or self.asked.suites
+
+    @property
+    def limit(self) -> int | None:
+        return self.entry.limit or self.asked.limit
+
+    def decides(self) -> dict[str, Any]:
+        # Which models it is of is for the steps to say that made them.
+        names = {"name", "evaluation", "defence", "attack", "variant", "seed"}
+        entry = self.entry.model_dump(mode="json", exclude=names)
+        asked = self.asked.model_dump(mode="json", exclude={"name", "after", "suite_file"})
+        return super().decides() | {"entry": entry, "asked": asked, "compute": machine(self.compute)}
+
+    def do(self, out: Path, *, resume: bool, progress: Progress) -> None:
+        entry, asked = self.entry, self.asked
+        landscape(
+            self.origin.reference(out),
+            self.hardened.reference(out),
+            self.tuned.reference(out),
+            self.hardened_tuned.reference(out),
+            out / self.target,
+            suites=suites_of(asked, entry.suites),
+            judges=judges_of(asked.judges, self.judge, models=self.models),
+            points=entry.points,
+            range_a=entry.range_a,
+            range_b=entry.range_b,
+            lines=Lines(entry.lines) if entry.lines else None,
+            data=self.data.folder(out),
+            limit=entry.limit or asked.limit,
+            system=asked.system,
+            format=asked.format,
+            max_new_tokens=asked.max_new_tokens,
+            backend=backend_of(self.compute),
+            batch_size=self.compute.batch_size,
+            overwrite=not resume,
+            seed=self.seed,
+            progress=progress,
+        )
+
+
+class Search(OfPair):
+    kind = "tune"
+    places = frozenset({*OfPair.places, "judge", "attack_data"})
+    entry: TuneEntry
+    asked: EvaluationEntry
+    subspace: str
+    compute: ComputeEntry
+    judge: JudgeEntry
+    data: Data
+    attack_data: Data
+    seed: int
+
+    @property
+    def proof(self) -> str:
+        return f"{self.target}/tune.json"
+
+    @property
+    def trainings(self) -> int:
+        return self.entry.trials + CONFIRMED
+
+    @property
+    def models(self) -> int:
+        return 2 * (self.entry.trials + CONFIRMED)
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        entry = self.entry
+        named = (entry.suite, entry.utility_suite, entry.over_refusal_suite)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    @property
+    def limit(self) -> int | None:
+        return self.entry.limit or self.asked.limit
+
+    def decides(self) -> dict[str, Any]:
+        entry = self.entry.model_dump(mode="json", exclude={"name", "evaluation"})
+        asked = self.asked.model_dump(mode="json", exclude={"name", "after", "suite_file"})
+        return super().decides() | {"entry": entry, "asked": asked, "compute": machine(self.compute)}
+
+    def do(self, out: Path, *, resume: bool, progress: Progress) -> None:
+        entry, asked = self.entry, self.asked
+        tune(
+            self.base.reference(out),
+            self.aligned.reference(out),
+            out / self.target,
+            attack=entry.attack,
+            suite=entry.suite,
+            utility_suite=entry.utility_suite,
+            over_refusal_suite=entry.over_refusal_suite,
+            judges=judges_of(asked.judges, self.judge, models=self.models),
+            trials=entry.trials,
+            ranks=entry.ranks,
+            coefs=entry.coefs,
+            coef_step=entry.coef_step,
+            attack_data=self.attack_data.folder(out),
+            attack_steps=entry.attack_steps,
+            attack_lr=entry.attack_lr,
+            attack_lora=entry.attack_lora,
+            data=self.data.folder(out),
+            limit=entry.limit or asked.limit,
+            system=asked.system,
+            format=asked.format,
+            max_new_tokens=asked.max_new_tokens,
+            subspace=out / self.subspace,
+            backend=backend_of(self.compute),
+            batch_size=self.compute.batch_size,
+            overwrite=not resume,
+            seed=self.seed,
+            progress=progress,
+        )
