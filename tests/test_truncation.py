@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safelox.lowrank import Certificate, DenseRows, LowRank, top_singular, truncation_certificates
@@ -71,6 +71,7 @@ def check(matrix: torch.Tensor, result: LowRank, certificates: list[Certificate]
     every_rank=st.booleans(),
     seed=st.integers(0, 1000),
 )
+@example(rows=198, columns=250, rank=21, kind="lowrank", every_rank=False, seed=1000)  # rounding inside the space
 def test_the_bounds_hold_for_every_k(
     rows: int, columns: int, rank: int, kind: str, every_rank: bool, seed: int
 ) -> None:

@@ -44,6 +44,7 @@ def certify_truncations(whole: Certificate, remainder: Remainder) -> tuple[list[
     """
     theta, gains = remainder.ritz_values, remainder.gains.cumsum(0).tolist()
     lost, following = _bounds(remainder, whole.energy)
+    mixed = _mixing(theta, whole.energy)
     certificates, all_accepted = [], True
     for k in range(1, len(theta)):
         bounds = (float(lost[k - 1]), float(theta[k]), float(following[k - 1]))
@@ -59,10 +60,26 @@ def certify_truncations(whole: Certificate, remainder: Remainder) -> tuple[list[
         )
         all_accepted &= accepted
         update = certificate.update_error_bound
-        if update is not None:  # of a few well parted directions, nothing but rounding of the factors is wrong
-            update += 4 * EPSILON
+        if update is not None:
+            update += 4 * EPSILON + float(mixed[k - 1])
         certificates.append(replace(certificate, update_error_bound=update))
     return certificates, all_accepted
+
+
+def _mixing(theta: torch.Tensor, energy: float) -> torch.Tensor:
+    """How wrong the first k directions may be since rounding has turned them towards later ones of the K, as a share of
+    the rank-k part, for k below K.
+
+    The inner product of v_j with the image H v_i is off by some eps ||D||_F ||D v_i|| (see `certificate.ritz_bounds`),
+    twice that is allowed for, so that v_i is turned towards v_j by that over theta_i - theta_j; this changes the rank-k
+    part by the angle times sqrt(theta_i + theta_j). Residuals do not see it, since both lie in the space.
+    """
+    first, later = theta[:, None], theta[None, :]
+    angles = 2 * EPSILON * (energy * first).sqrt() / (first - later).clamp(min=1e-300)
+    changes = angles.square() * (first + later)
+    # Over all pairs of a direction that is kept and one that is not.
+    kept = torch.tensor([float(changes[:k, k:].sum()) for k in range(1, len(theta))], dtype=theta.dtype)
+    return (kept / theta.cumsum(0)[:-1].clamp(min=1e-300)).sqrt()
 
 
 def _bounds(remainder: Remainder, energy: float) -> tuple[torch.Tensor, torch.Tensor]:
