@@ -1,7 +1,8 @@
 """Works that look at a pair from more than one model."""
 
+from abc import ABC
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from safelox.analysis.curve import rank_curve
 from safelox.analysis.plane import Lines, landscape
@@ -37,16 +38,33 @@ class Spectrum(Work):
         put(out / self.proof, report.model_dump_json(indent=1) + "\n")
 
 
-class Curve(OfPair):
-    kind = "rank-curve"
-    places = frozenset({*OfPair.places, "judge"})
-    entry: RankCurveEntry
+class Analysis(Work, ABC):
+    """Work that asks several models as an evaluation says, with what its own entry says in that one's place."""
+
+    unsaid: ClassVar[frozenset[str]] = frozenset({"name", "evaluation"})
+    """Keys of the entry that change nothing of the result, or that others tell."""
+    entry: RankCurveEntry | LandscapeEntry | TuneEntry
     asked: EvaluationEntry
-    subspace: str
     compute: ComputeEntry
     judge: JudgeEntry
     data: Data
     seed: int
+
+    @property
+    def limit(self) -> int | None:
+        return self.entry.limit or self.asked.limit
+
+    def decides(self) -> dict[str, Any]:
+        entry = self.entry.model_dump(mode="json", exclude=set(self.unsaid))
+        asked = self.asked.model_dump(mode="json", exclude={"name", "after", "suite_file"})
+        return super().decides() | {"entry": entry, "asked": asked, "compute": machine(self.compute)}
+
+
+class Curve(Analysis, OfPair):
+    kind = "rank-curve"
+    places = frozenset({*OfPair.places, "judge"})
+    entry: RankCurveEntry
+    subspace: str
 
     @property
     def proof(self) -> str:
@@ -60,15 +78,6 @@ class Curve(OfPair):
     def suites(self) -> tuple[str, ...]:
         return self.entry.suites or self.asked.suites
 
-    @property
-    def limit(self) -> int | None:
-        return self.entry.limit or self.asked.limit
-
-    def decides(self) -> dict[str, Any]:
-        entry = self.entry.model_dump(mode="json", exclude={"name", "evaluation"})
-        asked = self.asked.model_dump(mode="json", exclude={"name", "after", "suite_file"})
-        return super().decides() | {"entry": entry, "asked": asked, "compute": machine(self.compute)}
-
     def do(self, out: Path, *, resume: bool, progress: Progress) -> None:
         entry, asked = self.entry, self.asked
         rank_curve(
@@ -81,7 +90,7 @@ class Curve(OfPair):
             modules=entry.modules,
             rho=entry.rho,
             data=self.data.folder(out),
-            limit=entry.limit or asked.limit,
+            limit=self.limit,
             system=asked.system,
             format=asked.format,
             max_new_tokens=asked.max_new_tokens,
@@ -95,19 +104,16 @@ class Curve(OfPair):
         )
 
 
-class Plane(Work):
+class Plane(Analysis):
     kind = "landscape"
     places = frozenset({"origin", "hardened", "tuned", "hardened_tuned", "judge", "data"})
+    unsaid = frozenset({"name", "evaluation", "defence", "attack", "variant", "seed"})
+    """Which models it is of is for the steps to say that made them."""
     entry: LandscapeEntry
-    asked: EvaluationEntry
     origin: Model
     hardened: Model
     tuned: Model
     hardened_tuned: Model
-    compute: ComputeEntry
-    judge: JudgeEntry
-    data: Data
-    seed: int
 
     @property
     def proof(self) -> str:
@@ -120,17 +126,6 @@ class Plane(Work):
     @property
     def suites(self) -> tuple[str, ...]:
         return self.entry.suites or self.asked.suites
-
-    @property
-    def limit(self) -> int | None:
-        return self.entry.limit or self.asked.limit
-
-    def decides(self) -> dict[str, Any]:
-        # Which models it is of is for the steps to say that made them.
-        names = {"name", "evaluation", "defence", "attack", "variant", "seed"}
-        entry = self.entry.model_dump(mode="json", exclude=names)
-        asked = self.asked.model_dump(mode="json", exclude={"name", "after", "suite_file"})
-        return super().decides() | {"entry": entry, "asked": asked, "compute": machine(self.compute)}
 
     def do(self, out: Path, *, resume: bool, progress: Progress) -> None:
         entry, asked = self.entry, self.asked
@@ -147,7 +142,7 @@ class Plane(Work):
             range_b=entry.range_b,
             lines=Lines(entry.lines) if entry.lines else None,
             data=self.data.folder(out),
-            limit=entry.limit or asked.limit,
+            limit=self.limit,
             system=asked.system,
             format=asked.format,
             max_new_tokens=asked.max_new_tokens,
@@ -159,17 +154,12 @@ class Plane(Work):
         )
 
 
-class Search(OfPair):
+class Search(Analysis, OfPair):
     kind = "tune"
     places = frozenset({*OfPair.places, "judge", "attack_data"})
     entry: TuneEntry
-    asked: EvaluationEntry
     subspace: str
-    compute: ComputeEntry
-    judge: JudgeEntry
-    data: Data
     attack_data: Data
-    seed: int
 
     @property
     def proof(self) -> str:
@@ -188,15 +178,6 @@ class Search(OfPair):
         entry = self.entry
         named = (entry.suite, entry.utility_suite, entry.over_refusal_suite)
         return tuple(dict.fromkeys(name for name in named if name is not None))
-
-    @property
-    def limit(self) -> int | None:
-        return self.entry.limit or self.asked.limit
-
-    def decides(self) -> dict[str, Any]:
-        entry = self.entry.model_dump(mode="json", exclude={"name", "evaluation"})
-        asked = self.asked.model_dump(mode="json", exclude={"name", "after", "suite_file"})
-        return super().decides() | {"entry": entry, "asked": asked, "compute": machine(self.compute)}
 
     def do(self, out: Path, *, resume: bool, progress: Progress) -> None:
         entry, asked = self.entry, self.asked
@@ -218,7 +199,7 @@ class Search(OfPair):
             attack_lr=entry.attack_lr,
             attack_lora=entry.attack_lora,
             data=self.data.folder(out),
-            limit=entry.limit or asked.limit,
+            limit=self.limit,
             system=asked.system,
             format=asked.format,
             max_new_tokens=asked.max_new_tokens,
