@@ -89,10 +89,10 @@ const Charts = (() => {
     return 96 + spec.y.ticks.length * (6 + 16 * lines);
   }
 
-  // Names beside marks, on a ground of their own, since what is below may have any colour.
+  // Names beside marks, on a ground of their own, since what is below may have any colour; below those at the upper edge.
   function labels(spec, theme) {
     return spec.series.filter((series) => series.labelled).flatMap((series) => series.x.map((x, i) => ({ x, y: series.y[i], text: plain(series.name),
-      showarrow: false, yshift: 19, bgcolor: theme.panel, opacity: 0.9, borderpad: 2, font: { size: 12, color: theme.ink } })));
+      showarrow: false, yshift: spec.y.percent && series.y[i] > 0.9 ? -19 : 19, bgcolor: theme.panel, opacity: 0.9, borderpad: 2, font: { size: 12, color: theme.ink } })));
   }
 
   function layout(spec, theme, width) {
