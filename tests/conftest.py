@@ -1,6 +1,11 @@
 """What all tests share: no network, one thread per numeric library, slow tests only on request, one trained pair."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,8 +41,25 @@ def lab_pair(tmp_path_factory: pytest.TempPathFactory) -> "LabModels":
     """
     from safelox.lab.build import build
 
+    with _shared(tmp_path_factory, "lab") as shared:
+        return build(shared / "lab" / "seed-0", seed=0)
+
+
+@pytest.fixture(scope="session")
+def lab_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the lab's recipe, carried out from nothing once for all tests, so only to be read."""
+    with _shared(tmp_path_factory, "lab-run") as shared:
+        out = shared / "lab-run"
+        if not out.exists():
+            subprocess.run([sys.executable, "-m", "safelox", "run", "lab", str(out), "--quiet"], check=True)
+        return out
+
+
+@contextmanager
+def _shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder that is common to all workers, in which one at a time makes what goes by that name."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own in a common one
         shared = shared.parent
-    with FileLock(shared / "lab.lock"):
-        return build(shared / "lab" / "seed-0", seed=0)
+    with FileLock(shared / f"{name}.lock"):
+        yield shared

@@ -590,10 +590,8 @@ def test_attacked_models_stay_if_they_are_to_be_kept(recipe: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_labs_recipe_runs_from_nothing_and_then_has_nothing_to_do(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    code, told = ended(start(Path("lab"), out))
-    assert code == 0, told
+def test_the_labs_recipe_runs_from_nothing_and_then_has_nothing_to_do(lab_run: Path) -> None:
+    out = lab_run
     record = read_record(out)
     assert states(record) == {"done": 41, "waiting": 0, "failed": 0}
     key = FigureKey("plain", "lab-forbidden", "lab")
@@ -602,9 +600,9 @@ def test_the_labs_recipe_runs_from_nothing_and_then_has_nothing_to_do(tmp_path: 
     assert asr["none", None] < 0.1
     assert asr["none", "lab-pure-bad"] > 0.7
     assert asr["LoX 6 x 0.5", "lab-pure-bad"] < 0.5
-    before, start_time = files_of(out), time.monotonic()
-    assert ended(start(Path("lab"), out))[0] == 0
-    assert time.monotonic() - start_time < 5
+    before = files_of(out)
+    code, told = ended(start(Path("lab"), out))
+    assert code == 0, told
     assert files_of(out) == before
 
 

@@ -102,14 +102,37 @@ def filtered(page: Any, count: str) -> None:
 
 
 def test_every_chart_has_marks(opened: Opened) -> None:
-    page = opened.page
+    kinds = check_charts(opened.page)
+    assert kinds >= {"asr", "outcomes", "trade", "over", "drift", "r", "curve", "plane", "line", "energy", "pareto"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_page_of_the_labs_recipe(browser: Any, lab_run: Path, tmp_path: Path) -> None:
+    result = safelox.report(lab_run, tmp_path / "report.html")
+    assert result.missing == ()
+    assert result.page_bytes < 15e6
+    opened = open_page(browser, tmp_path / "report.html")
+    assert check_charts(opened.page) >= {"asr", "outcomes", "trade", "over", "drift", "r", "curve", "plane", "energy"}
+    assert "LoX" in opened.page.inner_text("#summary")
+    page = open_replies(opened)
+    filtered(page, f"{result.replies:,} of {result.replies:,}")
+    page.select_option("#filter-outcome", label="refused")
+    page.fill("#search", "sorry")
+    assert 0 < int(page.inner_text("#count").split()[0].replace(",", "")) < result.replies
+    assert opened.errors == []
+    assert opened.requests == [(tmp_path / "report.html").as_uri()]
+    page.close()
+
+
+def check_charts(page: Any) -> set[str]:
+    """Assert that every chart has marks, a name and numbers; their kinds."""
     page.wait_for_selector("html[data-drawn]")
     for select in page.query_selector_all("select[data-figure]"):
         for value in select.evaluate("select => [...select.options].map(option => option.value)"):
             select.select_option(value)
     charts = page.evaluate("[...document.querySelectorAll('.chart')].map(chart => chart.dataset.chart)")
     kinds = {name.partition("-")[0] for name in charts}
-    assert kinds >= {"asr", "outcomes", "trade", "over", "drift", "r", "curve", "plane", "line", "energy", "pareto"}
     for chart in charts:
         marks = page.evaluate(
             "id => document.querySelectorAll(`#chart-${id} .plot :is(.point, .js-line, .contourlayer path)`).length",
@@ -119,6 +142,7 @@ def test_every_chart_has_marks(opened: Opened) -> None:
         label = page.get_attribute(f"#chart-{chart} .plot", "aria-label")
         assert label is not None
         assert page.locator(f"#chart-{chart} table tbody tr").count() > 0, chart
+    return kinds
 
 
 def test_the_page_is_read_in_both_themes(browser: Any, report_file: Path) -> None:
