@@ -23,9 +23,9 @@ from safelox.cli.render_experiment import render_experiment, render_forecast
 from safelox.drift_metrics import DriftReport
 from safelox.errors import TargetError, UsageError
 from safelox.experiment import FILE, plan_run, run
-from safelox.experiment.carrying import goals_of, prepare
-from safelox.experiment.claims import Claims, Owner
-from safelox.experiment.plan import Plan
+from safelox.experiment.execution.carrying import goals_of, prepare
+from safelox.experiment.execution.claims import Claims, Owner
+from safelox.experiment.plan.steps import Plan
 from safelox.experiment.running import Order
 from safelox.experiment.sources import SOURCES, PairSource, register_pair_source
 from safelox.experiment.summary import (
@@ -200,7 +200,7 @@ def test_a_result_that_is_gone_is_made_again_and_is_the_same(out: Path, recipe: 
 
 
 def test_other_code_makes_other_keys(recipe: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = importlib.import_module("safelox.experiment.plan")
+    code = importlib.import_module("safelox.experiment.plan.steps")
     real = code.code_of
     monkeypatch.setattr(code, "code_of", lambda kind: "new" if kind == "drift" else real(kind))
     assert plan_run(recipe, out).done == 14 - 6

@@ -11,11 +11,11 @@ from hub_server import HubServer, serve_hub
 from safelox.cli import main
 from safelox.errors import UsageError
 from safelox.experiment import plan_run
-from safelox.experiment.digests import Hashes
-from safelox.experiment.grid import expand, grid_problems, slug
-from safelox.experiment.reading import read_recipe
-from safelox.experiment.references import find_pair
-from safelox.experiment.shipped import SHIPPED, find_recipe, shipped_recipes
+from safelox.experiment.plan.digests import Hashes
+from safelox.experiment.plan.grid import expand, grid_problems, slug
+from safelox.experiment.plan.references import find_pair
+from safelox.experiment.recipe.reading import read_recipe
+from safelox.experiment.recipe.shipped import SHIPPED, find_recipe, shipped_recipes
 from safelox.progress import NULL
 
 LAB = ("safelox.lab.source",)

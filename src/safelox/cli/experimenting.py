@@ -15,7 +15,7 @@ IMPORTS = ("safelox.lab.source",)
 
 
 def _print_names(wanted: bool) -> None:
-    from safelox.experiment.shipped import shipped_recipes
+    from safelox.experiment.recipe.shipped import shipped_recipes
 
     if wanted:
         typer.echo("\n".join(shipped_recipes()))

@@ -22,7 +22,7 @@ from safelox.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from safelox.experiment import ExperimentRecord
-    from safelox.experiment.forecast import Forecast
+    from safelox.experiment.plan.forecast import Forecast
 
 _SHOWN = 12
 """Failures and missing things that are told in full."""

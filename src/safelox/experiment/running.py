@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safelox.errors import UsageError
 from safelox.experiment.fresh import finished_record, source_hash
+from safelox.experiment.recipe.shipped import find_recipe
 from safelox.experiment.record import ExperimentRecord
-from safelox.experiment.shipped import find_recipe
 from safelox.progress import NULL, Progress
 
 if TYPE_CHECKING:
-    from safelox.experiment.forecast import Forecast
+    from safelox.experiment.plan.forecast import Forecast
 
 
 class Order(NamedTuple):
@@ -82,7 +82,7 @@ def run(
     if finished is not None:
         progress.message(f"nothing to do: all results are in {out}")
         return finished
-    from safelox.experiment.carrying import carry_out
+    from safelox.experiment.execution.carrying import carry_out
 
     return carry_out(order, jobs=jobs, part=slice, keep=keep, command=command, progress=progress)
 
@@ -101,7 +101,7 @@ def plan_run(
     Raises:
         UsageError: the recipe or an argument is wrong. What is merely not here is told in the forecast.
     """
-    from safelox.experiment.carrying import look_ahead
+    from safelox.experiment.execution.carrying import look_ahead
 
     return look_ahead(_order(recipe, out, base, aligned, imports), jobs=jobs)
 

@@ -12,7 +12,7 @@ from safelox.experiment import (
     JudgedRecord,
     PairRecord,
 )
-from safelox.experiment.collecting import library_versions
+from safelox.experiment.execution.collecting import library_versions
 from safelox.lab.examples import IDENTITY_PROMPT
 from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, SeedResult
 from safelox.writer.disk import put_text

@@ -8,9 +8,9 @@ from safelox.analysis.curve import rank_curve
 from safelox.analysis.plane import Lines, landscape
 from safelox.analysis.plane.wanted import LINE_POINTS
 from safelox.analysis.search import tune
-from safelox.experiment.analysis_entries import LandscapeEntry, RankCurveEntry, TuneEntry
 from safelox.experiment.files import put
-from safelox.experiment.recipe import ComputeEntry, EvaluationEntry, JudgeEntry
+from safelox.experiment.recipe.analysis_entries import LandscapeEntry, RankCurveEntry, TuneEntry
+from safelox.experiment.recipe.entries import ComputeEntry, EvaluationEntry, JudgeEntry
 from safelox.experiment.works.choices import backend_of, judges_of, machine, suites_of
 from safelox.experiment.works.work import Data, Model, OfPair, Work
 from safelox.progress import Progress

@@ -7,7 +7,7 @@ from safelox.evaluation import Backend, Judge
 from safelox.evaluation.generation import find_backend
 from safelox.evaluation.judges import MODEL_JUDGES, JudgeOptions, build_judges
 from safelox.evaluation.suites import CUSTOM, Suite, with_custom
-from safelox.experiment.recipe import ComputeEntry, EvaluationEntry, JudgeEntry
+from safelox.experiment.recipe.entries import ComputeEntry, EvaluationEntry, JudgeEntry
 from safelox.known_data import find
 
 SAFEINST = "safeinst"

@@ -6,7 +6,7 @@ from typing import Any
 from safelox.drift_metrics import drift
 from safelox.evaluation import evaluate
 from safelox.experiment.files import put
-from safelox.experiment.recipe import ComputeEntry, EvaluationEntry, JudgeEntry
+from safelox.experiment.recipe.entries import ComputeEntry, EvaluationEntry, JudgeEntry
 from safelox.experiment.works.choices import backend_of, judges_of, machine, suites_of
 from safelox.experiment.works.work import Data, Model, OfPair, Work
 from safelox.progress import Progress

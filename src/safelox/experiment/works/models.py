@@ -7,7 +7,7 @@ from typing import Any, Literal
 from safelox.attacks import attack
 from safelox.attacks.log import LOG_NAME
 from safelox.attacks.record import RECORD
-from safelox.experiment.recipe import AttackEntry, ComputeEntry
+from safelox.experiment.recipe.entries import AttackEntry, ComputeEntry
 from safelox.experiment.sources import find_source
 from safelox.experiment.works.choices import find_safeinst
 from safelox.experiment.works.work import Data, Model, OfPair, Work

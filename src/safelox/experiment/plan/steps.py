@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from safelox.experiment.digests import code_of, key_of
-from safelox.experiment.grid import Attack, Grid
-from safelox.experiment.recipe import EvaluationEntry, Recipe
+from safelox.experiment.plan.digests import code_of, key_of
+from safelox.experiment.plan.grid import Attack, Grid
+from safelox.experiment.plan.references import Found
+from safelox.experiment.recipe.entries import EvaluationEntry, Recipe
 from safelox.experiment.record import AnalysisKind
-from safelox.experiment.references import Found
 from safelox.experiment.works import Work
 
 

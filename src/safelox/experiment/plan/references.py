@@ -7,9 +7,9 @@ from typing import NamedTuple
 from safelox.checkpoint.hub import HUB_REFERENCE, Location, locate, split_reference
 from safelox.errors import CheckpointError
 from safelox.evaluation.running import MODEL_FILES
-from safelox.experiment.digests import Hashes
-from safelox.experiment.grid import ALIGNED, BASE
-from safelox.experiment.recipe import PairEntry
+from safelox.experiment.plan.digests import Hashes
+from safelox.experiment.plan.grid import ALIGNED, BASE
+from safelox.experiment.recipe.entries import PairEntry
 from safelox.experiment.works import Model
 from safelox.progress import Progress
 

@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safelox.errors import TargetError, UsageError
-from safelox.experiment.collecting import RECIPE_COPY, Header, write_record
-from safelox.experiment.digests import Hashes
+from safelox.experiment.execution.collecting import RECIPE_COPY, Header, write_record
+from safelox.experiment.execution.marks import Marks, look
+from safelox.experiment.execution.side_by_side import work_side_by_side
+from safelox.experiment.execution.working import Job, clean, work
 from safelox.experiment.files import delete_leftovers, put
-from safelox.experiment.forecast import Forecast, forecast
 from safelox.experiment.fresh import forget_finished, note_finished
-from safelox.experiment.marks import Marks, look
-from safelox.experiment.plan import Plan
-from safelox.experiment.planning import make_plan
-from safelox.experiment.prerequisites import Checked, check
-from safelox.experiment.reading import Source, read_recipe
-from safelox.experiment.recipe import Recipe
+from safelox.experiment.plan.digests import Hashes
+from safelox.experiment.plan.forecast import Forecast, forecast
+from safelox.experiment.plan.making import make_plan
+from safelox.experiment.plan.prerequisites import Checked, check
+from safelox.experiment.plan.references import not_here
+from safelox.experiment.plan.steps import Plan
+from safelox.experiment.recipe.entries import Recipe
+from safelox.experiment.recipe.reading import Source, read_recipe
 from safelox.experiment.record import FILE, ExperimentRecord
-from safelox.experiment.references import not_here
 from safelox.experiment.running import Order
-from safelox.experiment.side_by_side import work_side_by_side
-from safelox.experiment.working import Job, clean, work
 from safelox.progress import NULL, Progress
 
 

@@ -9,9 +9,9 @@ from safelox.attacks import find_attack
 from safelox.errors import SafeloxError
 from safelox.evaluation import JUDGES
 from safelox.evaluation.suites import CUSTOM, Suite, find_suites
-from safelox.experiment.digests import UNKNOWN, Hashes
-from safelox.experiment.grid import Pair
-from safelox.experiment.recipe import EvaluationEntry, Recipe
+from safelox.experiment.plan.digests import UNKNOWN, Hashes
+from safelox.experiment.plan.grid import Pair
+from safelox.experiment.recipe.entries import EvaluationEntry, Recipe
 from safelox.experiment.sources import find_source
 from safelox.experiment.works import SAFEINST, Data, find_safeinst
 from safelox.known_data import find

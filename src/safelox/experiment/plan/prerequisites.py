@@ -15,12 +15,12 @@ from safelox.errors import SafeloxError, UsageError
 from safelox.evaluation.judges import MODEL_JUDGES
 from safelox.evaluation.planning import Asking, plan_suites
 from safelox.evaluation.suites import Suite, find_suites
-from safelox.experiment.analysis_entries import TuneEntry
-from safelox.experiment.digests import Hashes
-from safelox.experiment.grid import Grid, expand, grid_problems, training_of
-from safelox.experiment.reading import Key, Problem
-from safelox.experiment.recipe import AttackEntry, EvaluationEntry, Recipe
-from safelox.experiment.references import Found, find_pair
+from safelox.experiment.plan.digests import Hashes
+from safelox.experiment.plan.grid import Grid, expand, grid_problems, training_of
+from safelox.experiment.plan.references import Found, find_pair
+from safelox.experiment.recipe.analysis_entries import TuneEntry
+from safelox.experiment.recipe.entries import AttackEntry, EvaluationEntry, Recipe
+from safelox.experiment.recipe.reading import Key, Problem
 from safelox.experiment.sources import PairSource, find_source
 from safelox.experiment.works import find_safeinst, judges_of, suites_of
 from safelox.formats import find_format

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from safelox.errors import SafeloxError, TargetError
-from safelox.experiment.claims import Claims
+from safelox.experiment.execution.claims import Claims
+from safelox.experiment.execution.marks import Marks, look
 from safelox.experiment.files import delete
-from safelox.experiment.marks import Marks, look
-from safelox.experiment.plan import Plan, Step
+from safelox.experiment.plan.steps import Plan, Step
 from safelox.progress import NULL, Progress, Task
 
 PAUSE_SECONDS = 0.2

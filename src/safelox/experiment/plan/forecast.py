@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from safelox.evaluation.judges import MODEL_JUDGES
 from safelox.evaluation.suites import SUITES
-from safelox.experiment.marks import Marks
-from safelox.experiment.plan import Plan, Step
-from safelox.experiment.prerequisites import Checked
+from safelox.experiment.execution.marks import Marks
+from safelox.experiment.plan.prerequisites import Checked
+from safelox.experiment.plan.steps import Plan, Step
 from safelox.experiment.sources import find_source
 from safelox.experiment.works import Attacked, BuildPair, Curve, Evaluate, Harden, Plane, Search
 from safelox.manifest import Record

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from safelox.experiment.marks import STEPS
+from safelox.experiment.execution.marks import STEPS
 from safelox.manifest import Record
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)

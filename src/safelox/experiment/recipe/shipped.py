@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safelox.errors import UsageError
 
-SHIPPED = Path(__file__).parents[1] / "recipes"
+SHIPPED = Path(__file__).parents[2] / "recipes"
 """Their folder."""
 
 

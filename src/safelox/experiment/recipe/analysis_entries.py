@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from safelox.experiment.fields import Count, Integer, Name, Names, Positive, listed
+from safelox.experiment.recipe.fields import Count, Integer, Name, Names, Positive, listed
 from safelox.manifest import Record
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import BeforeValidator, Field, model_validator
 
 from safelox.attacks.catalogue import Changes, LossOn, Schedule, Truncation
-from safelox.experiment.analysis_entries import AnalysisEntry
-from safelox.experiment.fields import Count, Integer, Name, Names, Positive, Rank, Seeds, Share, listed
+from safelox.experiment.recipe.analysis_entries import AnalysisEntry
+from safelox.experiment.recipe.fields import Count, Integer, Name, Names, Positive, Rank, Seeds, Share, listed
 from safelox.experiment.record import Method
 from safelox.manifest import Record
 

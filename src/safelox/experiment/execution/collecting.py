@@ -10,11 +10,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import safelox
+from safelox.experiment.execution.marks import Marks
 from safelox.experiment.files import put
-from safelox.experiment.grid import ALIGNED, BASE
-from safelox.experiment.marks import Marks
-from safelox.experiment.plan import Cell, Plan, Step
-from safelox.experiment.recipe import EvaluationEntry
+from safelox.experiment.plan.grid import ALIGNED, BASE
+from safelox.experiment.plan.steps import Cell, Plan, Step
+from safelox.experiment.recipe.entries import EvaluationEntry
 from safelox.experiment.record import (
     FILE,
     AnalysisRecord,

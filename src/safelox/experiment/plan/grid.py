@@ -8,9 +8,9 @@ from typing import NamedTuple
 from safelox.attacks import Training, find_attack
 from safelox.attacks.lora import Lora
 from safelox.evaluation.judges import MODEL_JUDGES
-from safelox.experiment.analysis_entries import LandscapeEntry, RankCurveEntry
-from safelox.experiment.reading import Key, Problem
-from safelox.experiment.recipe import AttackEntry, DefenceEntry, JudgeEntry, PairEntry, Recipe, repeated
+from safelox.experiment.recipe.analysis_entries import LandscapeEntry, RankCurveEntry
+from safelox.experiment.recipe.entries import AttackEntry, DefenceEntry, JudgeEntry, PairEntry, Recipe, repeated
+from safelox.experiment.recipe.reading import Key, Problem
 from safelox.experiment.record import AttackRecord, DefenceRecord
 
 BASE, ALIGNED = "base", "aligned"

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from safelox.experiment.digests import Hashes
-from safelox.experiment.grid import Grid
-from safelox.experiment.pair_steps import PairSteps
-from safelox.experiment.plan import Analysis, Cell, Plan, Steps
-from safelox.experiment.recipe import Recipe
-from safelox.experiment.references import Found
+from safelox.experiment.plan.digests import Hashes
+from safelox.experiment.plan.grid import Grid
+from safelox.experiment.plan.pair_steps import PairSteps
+from safelox.experiment.plan.references import Found
+from safelox.experiment.plan.steps import Analysis, Cell, Plan, Steps
+from safelox.experiment.recipe.entries import Recipe
 
 
 def make_plan(recipe: Recipe, grid: Grid, found: Mapping[str, Found], hashes: Hashes) -> Plan:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 import safelox
 from safelox.experiment.files import put
-from safelox.experiment.plan import Step
+from safelox.experiment.plan.steps import Step
 from safelox.manifest import Record
 
 STEPS = "steps"

@@ -8,9 +8,9 @@ from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 
 from safelox.errors import SafeloxError
-from safelox.experiment.claims import Claims
-from safelox.experiment.marks import look
-from safelox.experiment.working import Job, work_in_process
+from safelox.experiment.execution.claims import Claims
+from safelox.experiment.execution.marks import look
+from safelox.experiment.execution.working import Job, work_in_process
 from safelox.progress import Progress
 
 LOOK_SECONDS = 1.0

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from safelox.experiment.analysis_entries import AnalysisEntry, LandscapeEntry
-from safelox.experiment.digests import Hashes
-from safelox.experiment.grid import ALIGNED, BASE, Attack, Defence, Grid, Pair, is_of, slug, training_of
-from safelox.experiment.inputs import Inputs
-from safelox.experiment.plan import Analysis, Cell, Steps
-from safelox.experiment.recipe import EvaluationEntry, Recipe
-from safelox.experiment.references import Found
+from safelox.experiment.plan.digests import Hashes
+from safelox.experiment.plan.grid import ALIGNED, BASE, Attack, Defence, Grid, Pair, is_of, slug, training_of
+from safelox.experiment.plan.inputs import Inputs
+from safelox.experiment.plan.references import Found
+from safelox.experiment.plan.steps import Analysis, Cell, Steps
+from safelox.experiment.recipe.analysis_entries import AnalysisEntry, LandscapeEntry
+from safelox.experiment.recipe.entries import EvaluationEntry, Recipe
 from safelox.experiment.sources import find_source
 from safelox.experiment.works import (
     SAFEINST,

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from safelox.errors import UsageError
-from safelox.experiment.recipe import Recipe
+from safelox.experiment.recipe.entries import Recipe
 
 Key = tuple[str | int, ...]
 """The way to a value: names of keys and places in lists."""
