@@ -1,6 +1,5 @@
 """The leading directions of all deltas of a pair, in memory: thin factors that serve every rank."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from safelox.delta import DeltaRows
 from safelox.engine import Pair
 from safelox.lowrank import LowRank
 from safelox.methods import Lox
+from safelox.pairing import Wish
 from safelox.progress import Progress
 from safelox.subspace import Subspace, decompose
 from safelox.subspace.description import read_description
@@ -30,17 +30,18 @@ def read_directions(models: Pair, file: Path, rank: int) -> dict[str, LowRank]:
 
 
 def make_file(
-    models: Pair,
-    modules: Sequence[str],
+    base: str,
+    aligned: str,
+    wish: Wish,
     file: Path,
     rank: int,
     *,
     seed: int,
-    overwrite: bool,
+    overwrite: bool = False,
     force: bool,
     progress: Progress,
 ) -> None:
-    """Decompose the pair into a file, unless there is one that holds enough directions.
+    """Decompose a pair into a file, unless an earlier call did, with enough directions.
 
     Raises:
         SafeloxError: as `decompose`.
@@ -48,11 +49,14 @@ def make_file(
     if file.exists() and not overwrite and read_description(file)[0].options.rank >= rank:
         return
     decompose(
-        models.base.reference,
-        models.aligned.reference,
+        base,
+        aligned,
         file,
         rank=rank,
-        include=modules,
+        include=wish.include,
+        exclude=wish.exclude,
+        embeddings=wish.embeddings,
+        vocab=wish.vocab,
         overwrite=True,
         force=force,
         hash_sources=False,

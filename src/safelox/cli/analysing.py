@@ -1,6 +1,5 @@
 """Commands that tell from replies what part of a delta does what: `rank-curve`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,9 +13,7 @@ def rank_curve(
     context: typer.Context,
     base: options.Base,
     aligned: options.Aligned,
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder of the results; an unfinished one of the same call goes on.")
-    ],
+    out: options.ResultsFolder,
     suite: options.Suite,
     judge: options.Judge = None,
     ranks: Annotated[
@@ -34,9 +31,7 @@ def rank_curve(
     rho: Annotated[
         float, typer.Option("--rho", help="The effective rank is the first with an ASR less than this above ALIGNED's.")
     ] = 0.01,
-    subspace: Annotated[
-        Path | None, typer.Option("--subspace", metavar="FILE", help="Use the result of `safelox decompose`.")
-    ] = None,
+    subspace: options.Subspace = None,
     plot: options.Plot = None,
     data: options.Data = None,
     suite_file: options.SuiteFile = None,

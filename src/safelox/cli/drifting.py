@@ -22,9 +22,7 @@ def drift(
         typer.Option("--hardened", metavar="MODEL", help="The hardened model, where TUNED was fine-tuned from that."),
     ] = None,
     rank: Annotated[int, typer.Option("--rank", "-k", metavar="N", help="Directions of the safety subspace.")] = 100,
-    subspace: Annotated[
-        Path | None, typer.Option("--subspace", metavar="FILE", help="Use the result of `safelox decompose`.")
-    ] = None,
+    subspace: options.Subspace = None,
     no_overlap: Annotated[
         bool, typer.Option("--no-overlap", help="Leave out the overlap of the leading spaces, which halves the time.")
     ] = False,
@@ -51,10 +49,11 @@ def drift(
     from safelox.cli.render_drift import render_drift
     from safelox.drift_metrics import draw_drift
     from safelox.drift_metrics import drift as measure_drift
+    from safelox.drift_metrics.report import FILE
     from safelox.pictures import check_picture
 
     session: Session = context.obj
-    saved = check_saved(out, "drift.json", overwrite=overwrite)
+    saved = check_saved(out, FILE, overwrite=overwrite)
     for picture in plot or ():
         check_picture(picture, overwrite=overwrite)
     common = options.common(include, exclude, no_embeddings, vocab, device, workers, max_memory, allow_pickle)
@@ -100,9 +99,10 @@ def spectrum(
     from safelox.pictures import check_picture
     from safelox.spectra import draw_spectrum
     from safelox.spectra import spectrum as read_spectrum
+    from safelox.spectra.report import FILE
 
     session: Session = context.obj
-    saved = check_saved(out, "spectrum.json", overwrite=overwrite)
+    saved = check_saved(out, FILE, overwrite=overwrite)
     for picture in plot or ():
         check_picture(picture, overwrite=overwrite)
     report = read_spectrum(file, ranks=rank or (), command=session.command)

@@ -13,9 +13,7 @@ from safelox.cli.session import Session, show
 def evaluate(
     context: typer.Context,
     model: options.Model,
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder of the results; an unfinished one of the same call goes on.")
-    ],
+    out: options.ResultsFolder,
     suite: options.Suite,
     judge: options.Judge = None,
     data: options.Data = None,

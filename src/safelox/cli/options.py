@@ -64,6 +64,10 @@ MaxMemory = Annotated[
     str | None, Option("--max-memory", metavar="SIZE", help="Memory to stay within, such as 2GB or 512MiB.")
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace a result that is already there.")]
+ResultsFolder = Annotated[
+    Path, Argument(metavar="OUT", help="Folder of the results; an unfinished one of the same call goes on.")
+]
+Subspace = Annotated[Path | None, Option("--subspace", metavar="FILE", help="Use the result of `safelox decompose`.")]
 Plot = Annotated[
     list[Path] | None,
     Option("--plot", metavar="PICTURE", help="Draw it too, as .svg or .png; may be repeated."),

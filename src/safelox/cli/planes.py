@@ -1,6 +1,5 @@
 """Commands that look at models around others: `landscape`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,9 +27,7 @@ def landscape(
     hardened_tuned: Annotated[
         str, typer.Argument(metavar="HARDENED_TUNED", help="HARDENED after the same fine-tuning, likewise.")
     ],
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder of the results; an unfinished one of the same call goes on.")
-    ],
+    out: options.ResultsFolder,
     suite: options.Suite,
     judge: options.Judge = None,
     points: Annotated[
@@ -80,10 +77,7 @@ def landscape(
             help="Length of a random direction; else that of each tensor's weights.",
         ),
     ] = None,
-    plot: Annotated[
-        list[Path] | None,
-        typer.Option("--plot", metavar="PICTURE", help="Draw it too, as .svg or .png; may be repeated."),
-    ] = None,
+    plot: options.Plot = None,
     data: options.Data = None,
     suite_file: options.SuiteFile = None,
     suite_asks: options.SuiteAsks = None,

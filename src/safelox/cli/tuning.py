@@ -93,13 +93,8 @@ def tune(
     exclude: options.Exclude = None,
     no_embeddings: options.NoEmbeddings = False,
     vocab: options.Vocab = "error",
-    subspace: Annotated[
-        Path | None, typer.Option("--subspace", metavar="FILE", help="Use the result of `safelox decompose`.")
-    ] = None,
-    plot: Annotated[
-        list[Path] | None,
-        typer.Option("--plot", metavar="PICTURE", help="Draw it too, as .svg or .png; may be repeated."),
-    ] = None,
+    subspace: options.Subspace = None,
+    plot: options.Plot = None,
     device: options.ModelDevice = None,
     dtype: options.ModelDtype = None,
     batch_size: options.BatchSize = None,

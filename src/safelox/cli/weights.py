@@ -24,9 +24,7 @@ def harden(
     adapter: Annotated[
         bool, typer.Option("--adapter", help="Write a LoRA adapter for the aligned model, not a whole model.")
     ] = False,
-    subspace: Annotated[
-        Path | None, typer.Option("--subspace", metavar="FILE", help="Use the result of `safelox decompose`.")
-    ] = None,
+    subspace: options.Subspace = None,
     control: options.Control = None,
     device: options.Device = "cpu",
     workers: options.Workers = None,

@@ -6,6 +6,9 @@ from typing import Literal
 
 from safelox.manifest import CarriedRecord, Record
 
+FILE = "drift.json"
+"""What it is kept as in a folder of results."""
+
 Kind = Literal["linear", "conv1d", "experts", "other"]
 """What a matrix is in the model: the weight of a linear layer (the output head is one); of a Conv1D layer (GPT-2),
 which is stored transposed; one expert of a tensor that holds several; or a tensor of more than two dimensions that was

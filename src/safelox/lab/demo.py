@@ -10,6 +10,7 @@ from typing import get_args
 
 from safelox.attacks import attack
 from safelox.drift_metrics import drift
+from safelox.drift_metrics.report import FILE as DRIFT_FILE
 from safelox.errors import UsageError
 from safelox.evaluation.folder import read_scored
 from safelox.evaluation.samples import read_samples
@@ -202,7 +203,7 @@ def _drift(home: Path, pair: LabModels, hardened: Path | None, model: Path, rank
         hardened=None if hardened is None else str(hardened),
         rank=rank,
     )
-    file = home / DRIFT / model.relative_to(home) / "drift.json"
+    file = home / DRIFT / model.relative_to(home) / DRIFT_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     put_text(file, report.model_dump_json(indent=1) + "\n")
     return report.overall.r_ft

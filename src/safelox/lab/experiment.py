@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from safelox.drift_metrics.report import FILE as DRIFT_FILE
 from safelox.experiment import (
     FILE,
     AttackRecord,
@@ -107,7 +108,7 @@ def _cell(seed: SeedResult, defence: str | None, attack: str | None, model: str,
             )
             for system in asked
         ),
-        drift=None if defence is None else f"{home}/{DRIFT}/{model}/drift.json",
+        drift=None if defence is None else f"{home}/{DRIFT}/{model}/{DRIFT_FILE}",
         drift_state="done",
         error=None,
     )

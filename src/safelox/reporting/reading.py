@@ -8,10 +8,13 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from safelox.analysis.curve.report import FILE as RANK_CURVE
 from safelox.analysis.curve.report import RankCurve
+from safelox.analysis.plane.record import FILE as LANDSCAPE
 from safelox.analysis.plane.record import Landscape
 from safelox.analysis.search.record import FILE as TUNING
 from safelox.analysis.search.record import Tuning
+from safelox.drift_metrics.report import FILE as DRIFT
 from safelox.drift_metrics.report import DriftReport
 from safelox.errors import TargetError
 from safelox.evaluation.folder import CONFIG, MANIFEST, RESULTS, SAMPLES, read_config, read_scored
@@ -27,9 +30,9 @@ from safelox.experiment import FILE, AnalysisRecord, CellRecord, DefenceRecord, 
 from safelox.manifest import Record
 from safelox.reporting.found import BASE, BEFORE, Asked, Found, Model, Replies
 from safelox.reporting.words import defence_name
+from safelox.spectra.report import FILE as SPECTRUM
 from safelox.spectra.report import SpectrumReport
 
-RANK_CURVE, LANDSCAPE, SPECTRUM, DRIFT = "rank_curve.json", "landscape.json", "spectrum.json", "drift.json"
 FILES = {"rank-curve": RANK_CURVE, "landscape": LANDSCAPE, "tune": TUNING, "spectrum": SPECTRUM}
 """By the kind of the analysis."""
 

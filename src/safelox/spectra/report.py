@@ -17,6 +17,9 @@ from collections.abc import Mapping, Sequence
 
 from safelox.manifest import Record
 
+FILE = "spectrum.json"
+"""What it is kept as in a folder of results."""
+
 
 class MatrixSpectrum(Record):
     """One matrix; NaN in what a delta of zero leaves undefined."""

@@ -8,6 +8,7 @@ from safelox.evaluation.metrics import BESIDE, METRICS, Says
 from safelox.evaluation.results import JudgeResult, ScoredSample, SuiteConfig
 from safelox.manifest import Record
 
+FILE = "rank_curve.json"
 ASR, MEAN_SCORE = "asr", "mean_score"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safelox.analysis.curve.picture import draw_rank_curve
 from safelox.analysis.curve.ranks import Directions, RankedModel
-from safelox.analysis.curve.report import RankCurve, RankPoint, make_curves
+from safelox.analysis.curve.report import FILE, RankCurve, RankPoint, make_curves
 from safelox.analysis.directions import make_file, read_directions
 from safelox.checkpoint import open_checkpoint
 from safelox.engine import Pair, check_kinship, open_pair
@@ -29,7 +29,7 @@ from safelox.writer.disk import put_text
 
 RANKS = (0, 1, 2, 3, 4, 6, 8)
 """Those of the paper."""
-RESULT, SUBSPACE, FULL = "rank_curve.json", "subspace.safetensors", "full"
+SUBSPACE, FULL = "subspace.safetensors", "full"
 RANK_FOLDER = "rank-"
 
 
@@ -99,7 +99,8 @@ def rank_curve(
     _check_folder(folder)
     _check_modules(aligned, modules)
     named = list(find_judges(judges).values()) if judges else []
-    with open_pair(base, aligned, Wish(include=modules), allow_pickle=False) as models:
+    wish = Wish(include=modules)
+    with open_pair(base, aligned, wish, allow_pickle=False) as models:
         if not force:
             check_kinship(models)
 
@@ -108,8 +109,9 @@ def rank_curve(
                 return read_directions(models, Path(subspace), chosen[-1])
             file = folder / SUBSPACE
             make_file(
-                models,
-                modules,
+                base,
+                aligned,
+                wish,
                 file,
                 chosen[-1],
                 seed=seed,
@@ -160,7 +162,7 @@ def rank_curve(
             )
         ),
     )
-    put_text(folder / RESULT, result.model_dump_json(indent=1) + "\n")
+    put_text(folder / FILE, result.model_dump_json(indent=1) + "\n")
     for picture in plots:
         draw_rank_curve(result, Path(picture), overwrite=overwrite)
     return result
@@ -211,7 +213,7 @@ def _check_folder(folder: Path) -> None:
         raise TargetError(f"{folder}: is a file; OUT has to be a folder.")
     for path in folder.iterdir():
         # A file that a killed run was about to write has a dot before its name, or something after it.
-        if path.name != FULL and not path.name.lstrip(".").startswith((RANK_FOLDER, RESULT, SUBSPACE)):
+        if path.name != FULL and not path.name.lstrip(".").startswith((RANK_FOLDER, FILE, SUBSPACE)):
             raise TargetError(
                 f"{folder}: holds {path.name}, which is no part of a rank curve; OUT has to be a new or an empty "
                 "folder, or one of an earlier call."

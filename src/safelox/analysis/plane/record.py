@@ -9,6 +9,7 @@ from safelox.manifest import Record
 ModelName = Literal["origin", "hardened", "tuned", "hardened_tuned"]
 LineKind = Literal["tuned", "crossed", "hardened"]
 """Which lines are asked for: each start along its own fine-tuning, along the other's, or from ORIGIN to HARDENED."""
+FILE = "landscape.json"
 ASR = "asr"
 Judged = dict[str, dict[str, JudgeResult]]
 """By suite and judge, as in results.json."""

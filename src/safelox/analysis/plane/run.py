@@ -10,7 +10,7 @@ from safelox.analysis.plane.grid import Range, choose_grid
 from safelox.analysis.plane.models import open_four
 from safelox.analysis.plane.noise import RandomDirections
 from safelox.analysis.plane.picture import draw_landscape
-from safelox.analysis.plane.record import Landscape, ModelName, Plane, RandomMoves
+from safelox.analysis.plane.record import FILE, Landscape, ModelName, Plane, RandomMoves
 from safelox.analysis.plane.spots import (
     LINES_FOLDER,
     MODELS_FOLDER,
@@ -33,8 +33,6 @@ from safelox.language_models import require_transformers
 from safelox.pictures import check_picture
 from safelox.progress import NULL, Progress
 from safelox.writer.disk import put_text
-
-RESULT = "landscape.json"
 
 
 def landscape(
@@ -173,7 +171,7 @@ def landscape(
         if randoms is None
         else tuple(basins([line for line in answered if line.kind == "random"], judges_of, randoms.reach)),
     )
-    put_text(folder / RESULT, result.model_dump_json(indent=1) + "\n")
+    put_text(folder / FILE, result.model_dump_json(indent=1) + "\n")
     for picture in plots:
         draw_landscape(result, Path(picture), overwrite=overwrite)
     return result
@@ -202,7 +200,7 @@ def _check_folder(folder: Path) -> None:
     for path in folder.iterdir():
         own = path.name in (MODELS_FOLDER, PLANE_FOLDER, LINES_FOLDER)
         # A file that a killed run was about to write has a dot before its name, or something after it.
-        if not own and not path.name.lstrip(".").startswith(RESULT):
+        if not own and not path.name.lstrip(".").startswith(FILE):
             raise TargetError(
                 f"{folder}: holds {path.name}, which is no part of a landscape; OUT has to be a new or an empty "
                 "folder, or one of an earlier call."

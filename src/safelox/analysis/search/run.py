@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import safelox
+from safelox.analysis.directions import make_file
 from safelox.analysis.search.bench import PROMPTS, Bench, Way
 from safelox.analysis.search.bounds import Limits, make_bounds, objectives
 from safelox.analysis.search.choice import hypervolume, score
@@ -31,8 +32,6 @@ from safelox.pairing import Wish
 from safelox.pictures import check_picture
 from safelox.progress import NULL, Progress
 from safelox.spectra import spectrum
-from safelox.subspace import decompose
-from safelox.subspace.description import read_description
 from safelox.writer.disk import put_text
 
 RANKS = spread_ranks(2, 32)
@@ -166,13 +165,14 @@ def tune(
     )
     settings = make_settings(way, space, parts.records, proxy, limits, seed)
     folder = Path(out)
-    with open_pair(base, aligned, Wish(include, exclude, embeddings, vocab), allow_pickle=False) as models:
+    wish = Wish(include, exclude, embeddings, vocab)
+    with open_pair(base, aligned, wish, allow_pickle=False) as models:
         labels = _checked_pair(models, space, force=force)
     with open_search(folder, settings, overwrite=overwrite), quiet_optuna():
         write_prompts(folder / PROMPTS, contents)
         file = folder / SUBSPACE if subspace is None else Path(subspace)
         if subspace is None:
-            _make_subspace(file, way, space.ranks[-1], seed, progress)
+            make_file(base, aligned, wish, file, space.ranks[-1], seed=seed, force=force, progress=progress)
         matrices = [matrix for matrix in spectrum(file).matrices if matrix.label in labels]
         clock.lap("decompose")
         safety = next(record for record in parts.records if record.role == "safety")
@@ -254,24 +254,3 @@ def _checked_pair(models: Pair, space: Space, *, force: bool) -> set[str]:
     if not force:
         check_kinship(models)
     return {matrix.label for matrix in matrices}
-
-
-def _make_subspace(file: Path, way: Way, rank: int, seed: int, progress: Progress) -> None:
-    """Decompose the pair into a file, unless an earlier run of the same search did."""
-    if file.exists() and read_description(file)[0].options.rank >= rank:
-        return
-    decompose(
-        way.base,
-        way.aligned,
-        file,
-        rank=rank,
-        include=way.include,
-        exclude=way.exclude,
-        embeddings=way.embeddings,
-        vocab=way.vocab,
-        overwrite=True,
-        force=way.force,
-        hash_sources=False,
-        seed=seed,
-        progress=progress,
-    )

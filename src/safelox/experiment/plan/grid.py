@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from safelox.attacks import Training, find_attack
 from safelox.attacks.lora import Lora
+from safelox.drift_metrics.report import FILE as DRIFT
 from safelox.evaluation.judges import MODEL_JUDGES
 from safelox.experiment.recipe.analysis_entries import LandscapeEntry, RankCurveEntry
 from safelox.experiment.recipe.entries import AttackEntry, DefenceEntry, JudgeEntry, PairEntry, Recipe, repeated
@@ -15,7 +16,7 @@ from safelox.experiment.record import AttackRecord, DefenceRecord
 
 BASE, ALIGNED = "base", "aligned"
 """Names of the models of a pair as they are."""
-RESERVED = ("attack", "drift.json")
+RESERVED = ("attack", DRIFT)
 """What else is in the folder of a model's results."""
 _LABELS = {"lox": "LoX", "full-rank": "full-rank control", "random-subspace": "random subspace", "noise": "noise"}
 

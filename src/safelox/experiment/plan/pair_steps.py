@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from safelox.drift_metrics.report import FILE as DRIFT
 from safelox.experiment.plan.digests import Hashes
 from safelox.experiment.plan.grid import ALIGNED, BASE, Attack, Defence, Grid, Pair, is_of, slug, training_of
 from safelox.experiment.plan.inputs import Inputs
@@ -214,7 +215,7 @@ class PairSteps:
         assert self._recipe.drift is not None, "drift is asked for"
         subspace = self._subspace()
         work = Drift(
-            target=f"results/{place}/drift.json",
+            target=f"results/{place}/{DRIFT}",
             base=self._models[BASE],
             aligned=self._models[ALIGNED],
             tuned=model,

@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from safelox.analysis.curve import rank_curve
+from safelox.analysis.curve.report import FILE as RANK_CURVE
 from safelox.analysis.plane import Lines, landscape
+from safelox.analysis.plane.record import FILE as LANDSCAPE
 from safelox.analysis.plane.wanted import LINE_POINTS
 from safelox.analysis.search import tune
+from safelox.analysis.search.record import FILE as TUNING
 from safelox.experiment.files import put
 from safelox.experiment.recipe.analysis_entries import LandscapeEntry, RankCurveEntry, TuneEntry
 from safelox.experiment.recipe.entries import ComputeEntry, EvaluationEntry, JudgeEntry
-from safelox.experiment.works.choices import backend_of, judges_of, machine, suites_of
+from safelox.experiment.works.choices import backend_of, judges_of, machine, said, suites_of
 from safelox.experiment.works.work import Data, Model, OfPair, Work
 from safelox.progress import Progress
 from safelox.spectra import spectrum
+from safelox.spectra.report import FILE as SPECTRUM
 
-SPECTRUM = "spectrum.json"
 CORNERS = 4
 """Models that a landscape is made of, which are asked besides its points."""
 CONFIRMED = 2
@@ -56,8 +59,7 @@ class Analysis(Work, ABC):
 
     def decides(self) -> dict[str, Any]:
         entry = self.entry.model_dump(mode="json", exclude=set(self.unsaid))
-        asked = self.asked.model_dump(mode="json", exclude={"name", "after", "suite_file"})
-        return super().decides() | {"entry": entry, "asked": asked, "compute": machine(self.compute)}
+        return super().decides() | {"entry": entry, "asked": said(self.asked), "compute": machine(self.compute)}
 
 
 class Curve(Analysis, OfPair):
@@ -68,7 +70,7 @@ class Curve(Analysis, OfPair):
 
     @property
     def proof(self) -> str:
-        return f"{self.target}/rank_curve.json"
+        return f"{self.target}/{RANK_CURVE}"
 
     @property
     def models(self) -> int:
@@ -117,7 +119,7 @@ class Plane(Analysis):
 
     @property
     def proof(self) -> str:
-        return f"{self.target}/landscape.json"
+        return f"{self.target}/{LANDSCAPE}"
 
     @property
     def models(self) -> int:
@@ -163,7 +165,7 @@ class Search(Analysis, OfPair):
 
     @property
     def proof(self) -> str:
-        return f"{self.target}/tune.json"
+        return f"{self.target}/{TUNING}"
 
     @property
     def trainings(self) -> int:

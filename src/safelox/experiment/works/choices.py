@@ -48,6 +48,11 @@ def find_safeinst(file: str, data: Path | None) -> Path:
     return find(SAFEINST, file or "safety_only_data_Instructions.json", Path(file) if file else data).path
 
 
+def said(entry: EvaluationEntry) -> dict[str, Any]:
+    """What of an evaluation decides its outcome: names, and which models are asked, change nothing about one model."""
+    return entry.model_dump(mode="json", exclude={"name", "after", "suite_file"})
+
+
 def machine(compute: ComputeEntry) -> dict[str, Any]:
     return compute.model_dump(mode="json", exclude={"batch_size"})
 

@@ -7,7 +7,7 @@ from safelox.drift_metrics import drift
 from safelox.evaluation import evaluate
 from safelox.experiment.files import put
 from safelox.experiment.recipe.entries import ComputeEntry, EvaluationEntry, JudgeEntry
-from safelox.experiment.works.choices import backend_of, judges_of, machine, suites_of
+from safelox.experiment.works.choices import backend_of, judges_of, machine, said, suites_of
 from safelox.experiment.works.work import Data, Model, OfPair, Work
 from safelox.progress import Progress
 
@@ -43,9 +43,7 @@ class Evaluate(Work):
         return self.entry
 
     def decides(self) -> dict[str, Any]:
-        # Names, and which models are asked it, change nothing about one model.
-        asked = self.entry.model_dump(mode="json", exclude={"name", "after", "suite_file"})
-        return super().decides() | {"entry": asked, "compute": machine(self.compute)}
+        return super().decides() | {"entry": said(self.entry), "compute": machine(self.compute)}
 
     def do(self, out: Path, *, resume: bool, progress: Progress) -> None:
         entry = self.entry
