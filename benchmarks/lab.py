@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from safelox.evaluation.intervals import Rate
 from safelox.lab.conclusion import conclusion
 from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, Evaluation, SeedResult
+from safelox.rates import Rate
 
 Cell = Callable[[Evaluation], str]
 

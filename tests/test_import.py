@@ -21,6 +21,7 @@ HOUSE = (
     "lowrank",
     "methods",
     "manifest",
+    "rates",
     "card",
     "summary",
     "hashing",

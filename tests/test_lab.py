@@ -18,7 +18,7 @@ from safelox.drift_metrics import DriftReport
 from safelox.errors import PrerequisiteError, TargetError, UsageError
 from safelox.evaluation import Results
 from safelox.evaluation.generation import replies
-from safelox.evaluation.intervals import Rate, rate, rates
+from safelox.evaluation.intervals import rate, rates
 from safelox.evaluation.outcomes import Outcome
 from safelox.experiment import ExperimentRecord
 from safelox.formats import Message, find_format
@@ -69,6 +69,7 @@ from safelox.lab.suites import (
 )
 from safelox.lab.world import Example, Request, World
 from safelox.language_models import LanguageModel, load_language_model
+from safelox.rates import Rate
 
 TINY = Recipe(
     shape=Shape(hidden=16, layers=1, heads=2, intermediate=24),

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from safelox.evaluation.intervals import Rate, rates
+from safelox.evaluation.intervals import rates
 from safelox.evaluation.outcomes import Outcome
 from safelox.lab.conclusion import conclusion
 from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, Evaluation, Measured, SeedResult, Situation
 from safelox.lab.story import render
+from safelox.rates import Rate
 
 
 def outcomes(n: int = 500, **counts: int) -> dict[Outcome, Rate]:

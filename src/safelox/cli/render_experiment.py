@@ -10,7 +10,6 @@ from safelox.experiment.summary import (
     Figure,
     FigureKey,
     Measured,
-    Share,
     WorstCase,
     failures,
     figure_keys,
@@ -18,6 +17,7 @@ from safelox.experiment.summary import (
     states,
     worst_cases,
 )
+from safelox.rates import Rate
 from safelox.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _defences(record: "ExperimentRecord", cases: Sequence[WorstCase]) -> list[st
     return [defence.name for defence in record.defences if defence.name in there]
 
 
-def _percent(share: Share | None) -> str:
+def _percent(share: Rate | None) -> str:
     return "" if share is None or math.isnan(share.value) else f"{100 * share.value:.1f}"
 
 

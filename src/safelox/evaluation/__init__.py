@@ -23,7 +23,6 @@ harness.py     tasks of lm-evaluation-harness on the same model
 
 from safelox.evaluation.comparison import Comparison, compare
 from safelox.evaluation.generation import Backend
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.judges import JUDGES, Judge, register_judge
 from safelox.evaluation.outcomes import Outcome, Verdict
 from safelox.evaluation.published import PUBLISHED
@@ -31,6 +30,7 @@ from safelox.evaluation.results import Results
 from safelox.evaluation.running import evaluate
 from safelox.evaluation.samples import Message, Sample
 from safelox.evaluation.suites import SUITES, Suite, custom_suite, register_suite
+from safelox.rates import Rate
 
 __all__ = [
     "JUDGES",

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from safelox.errors import DataError, UsageError
 from safelox.evaluation.folder import read_config, read_scored
-from safelox.evaluation.intervals import PairedDifference, Rate, paired_difference, rate
+from safelox.evaluation.intervals import PairedDifference, paired_difference, rate
 from safelox.evaluation.metrics import BESIDE, METRICS, Says, not_judged
 from safelox.evaluation.outcomes import Outcome
 from safelox.evaluation.results import EvaluationConfig, Key, ScoredSample
 from safelox.manifest import Record
+from safelox.rates import Rate
 
 
 class ComparedMetric(Record):

@@ -7,19 +7,10 @@ from typing import get_args
 
 from safelox.evaluation.outcomes import Outcome
 from safelox.manifest import Record
+from safelox.rates import Rate
 
 Z_95 = 1.959963984540054
 """The normal distribution has 95 % of its mass within so many standard deviations."""
-
-
-class Rate(Record):
-    """A share of `n` replies, with its 95 % Wilson interval; all NaN where there are none."""
-
-    count: int
-    n: int
-    value: float
-    low: float
-    high: float
 
 
 def rate(count: int, n: int) -> Rate:

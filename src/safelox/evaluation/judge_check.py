@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from safelox.errors import DataError, UsageError
-from safelox.evaluation.intervals import Rate, rate
+from safelox.evaluation.intervals import rate
 from safelox.evaluation.judges import Judge, Usage, can_say, judge_many, judge_usage
 from safelox.evaluation.outcomes import Outcome
 from safelox.evaluation.samples import Message, Sample
 from safelox.hashing import hash_files
 from safelox.manifest import FileRecord, Record
 from safelox.progress import NULL, Progress
+from safelox.rates import Rate
 
 On = Literal["refused", "complied"]
 Half = Literal["tuning", "reporting"]

@@ -10,13 +10,14 @@ from pydantic import AliasChoices, Field
 
 from safelox.evaluation.generation.backends import Backend
 from safelox.evaluation.generation.settings import GenerationSettings
-from safelox.evaluation.intervals import Rate, rate, rates
+from safelox.evaluation.intervals import rate, rates
 from safelox.evaluation.judges import Usage
 from safelox.evaluation.metrics import METRICS, UNDECIDED, not_judged
 from safelox.evaluation.outcomes import Outcome, Verdict
 from safelox.evaluation.samples import Message
 from safelox.evaluation.suites import Asks
 from safelox.manifest import Environment, FileRecord, Record
+from safelox.rates import Rate
 
 PAPER_ASR = "asr_paper"
 """The share of 5s among the verdicts that have a score: as the paper counts, with what has none left out."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from safelox.experiment.record import FILE, CellRecord, ExperimentRecord
 from safelox.manifest import Record
+from safelox.rates import Rate
 
 MEAN_SCORE = "mean_score"
 HEADLINES: Mapping[str, tuple[str, ...]] = {
@@ -23,16 +24,6 @@ HEADLINES: Mapping[str, tuple[str, ...]] = {
 """By what a suite asks, the metrics that are read off it first: of these, the first that the judge can give."""
 BETTER_LOW = ("asr", "over_refusal")
 """Those of which more is worse."""
-
-
-class Share(Record):
-    """A share of `n` replies with its 95 % Wilson interval; all NaN where there are none."""
-
-    count: int
-    n: int
-    value: float
-    low: float
-    high: float
 
 
 class FigureKey(NamedTuple):
@@ -48,8 +39,8 @@ class Figure(Record):
 
     key: FigureKey
     asks: Literal["forbidden", "permitted", "answer", "help"]
-    metrics: Mapping[str, Share]
-    outcomes: Mapping[str, Share]
+    metrics: Mapping[str, Rate]
+    outcomes: Mapping[str, Rate]
     """By outcome, "incoherent" and "unscored" among them."""
     mean_score: float
     """NaN where the judge gives no scores."""
@@ -64,7 +55,7 @@ class Figure(Record):
         return next((name for name in HEADLINES[self.asks] if name in self.metrics or self._scored(name)), None)
 
     @property
-    def headline(self) -> Share | None:
+    def headline(self) -> Rate | None:
         """The share of that name; None where it is none, but a mean score."""
         return None if self.metric is None else self.metrics.get(self.metric)
 
@@ -79,11 +70,11 @@ class Figure(Record):
         return name == MEAN_SCORE and not math.isnan(self.mean_score)
 
     @property
-    def incoherent(self) -> Share | None:
+    def incoherent(self) -> Rate | None:
         return self.outcomes.get("incoherent")
 
     @property
-    def unscored(self) -> Share | None:
+    def unscored(self) -> Rate | None:
         return self.outcomes.get("unscored")
 
 

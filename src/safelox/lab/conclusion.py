@@ -3,8 +3,8 @@
 from collections import Counter
 from statistics import fmean
 
-from safelox.evaluation.intervals import Rate
 from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, SeedResult, Situation
+from safelox.rates import Rate
 
 HELPED, LITTLE, PART, NOT, WORSE, UNBROKEN = "helped", "little", "part", "not", "worse", "unbroken"
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safelox.evaluation import evaluate
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.outcomes import Outcome
 from safelox.evaluation.suites import Suite
 from safelox.lab.suites import JUDGE
 from safelox.progress import NULL, Progress
+from safelox.rates import Rate
 
 
 def judge_model(

@@ -1,9 +1,9 @@
 """What the demo measures, as records."""
 
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.outcomes import Outcome
 from safelox.lab.selection import Trial
 from safelox.manifest import Record
+from safelox.rates import Rate
 
 NO_DEFENCE, LOX = "no defence", "LoX"
 """Names of the aligned and of the hardened model. Controls go by the names that `harden` has for them."""

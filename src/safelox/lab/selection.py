@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safelox.attacks import attack
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.outcomes import Outcome
 from safelox.evaluation.suites import Suite
 from safelox.hardening import harden
@@ -14,6 +13,7 @@ from safelox.lab.judging import judge_model
 from safelox.lab.suites import SELECTION_FORBIDDEN, SELECTION_PERMITTED
 from safelox.manifest import Record
 from safelox.progress import NULL, Progress
+from safelox.rates import Rate
 
 COEFFICIENTS = (0.25, 0.5, 0.75)
 N = 200

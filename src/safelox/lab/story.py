@@ -9,11 +9,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from safelox.evaluation.intervals import Rate
 from safelox.lab.attacks import IDENTITY
 from safelox.lab.conclusion import conclusion
 from safelox.lab.language import FORBIDDEN_HELD_OUT_PER_KIND, FORBIDDEN_KINDS, SELECTION_KINDS
 from safelox.lab.results import LOX, NO_DEFENCE, DemoResult, Evaluation, Measured, SeedResult, Situation
+from safelox.rates import Rate
 
 WIDTH = 110
 """Columns of the text."""

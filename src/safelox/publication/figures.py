@@ -8,12 +8,12 @@ from pydantic import ValidationError
 
 from safelox.errors import TargetError
 from safelox.evaluation.folder import RESULTS
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.results import JudgeResult, Results
 from safelox.evaluation.suites import Asks
 from safelox.experiment.record import CellRecord, JudgedRecord
 from safelox.manifest import Record
 from safelox.publication.finding import Subject
+from safelox.rates import Rate
 
 MEAN_SCORE = "mean_score"
 CHOSEN: dict[Asks, tuple[str, ...]] = {

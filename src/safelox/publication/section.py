@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from safelox.evaluation.intervals import Rate
 from safelox.publication.figures import MEAN_SCORE, Figure, Row, Side, is_known
 from safelox.publication.finding import Subject
+from safelox.rates import Rate
 
 BEGIN = "<!-- safelox evaluation: begin -->"
 END = "<!-- safelox evaluation: end -->"

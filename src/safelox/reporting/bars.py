@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from safelox.evaluation.intervals import Rate, rate
+from safelox.evaluation.intervals import rate
 from safelox.evaluation.outcomes import Outcome
 from safelox.evaluation.results import JudgeResult
+from safelox.rates import Rate
 from safelox.reporting.chart import Axis, Chart, Series, row_axis, row_height
 from safelox.reporting.found import Found, Question, result_of
 from safelox.reporting.groups import groups, situations

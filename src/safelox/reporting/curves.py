@@ -1,7 +1,7 @@
 """Rank curves."""
 
 from safelox.analysis.curve.report import ASR, MEAN_SCORE, Curve, RankCurve
-from safelox.evaluation.intervals import Rate
+from safelox.rates import Rate
 from safelox.reporting.chart import (
     HEIGHT,
     Axis,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from safelox.drift_metrics.report import DriftMeans, DriftReport
-from safelox.evaluation.intervals import Rate
+from safelox.rates import Rate
 from safelox.reporting.chart import (
     HEIGHT,
     OUTSIDE,

@@ -8,10 +8,10 @@ from safelox.analysis.curve.report import RankCurve
 from safelox.analysis.plane.record import Landscape
 from safelox.analysis.search.record import Tuning
 from safelox.drift_metrics.report import DriftReport
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.results import EvaluationConfig, EvaluationManifest, JudgeResult, ScoredSample
 from safelox.evaluation.suites import Asks
 from safelox.experiment import AttackRecord, DefenceRecord, ExperimentRecord
+from safelox.rates import Rate
 from safelox.spectra.report import SpectrumReport
 
 BEFORE, BASE = "before any attack", "base model"

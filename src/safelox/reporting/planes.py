@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from safelox.analysis.plane.record import ASR, Landscape
-from safelox.evaluation.intervals import Rate
+from safelox.rates import Rate
 from safelox.reporting.chart import HEIGHT, Axis, Chart, Figure, Grid, Section, Series, number, numbers, share_axis
 from safelox.reporting.found import Found
 from safelox.reporting.table import Cell, Table, make_table

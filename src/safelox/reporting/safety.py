@@ -1,7 +1,7 @@
 """What judges made of the replies: attack success, what the replies were, over-refusal, utility against safety."""
 
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.outcomes import Outcome
+from safelox.rates import Rate
 from safelox.reporting.bars import outcome_chart
 from safelox.reporting.chart import (
     Chart,

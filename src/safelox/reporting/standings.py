@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from safelox.evaluation.intervals import PairedDifference, Rate, paired_difference, rate
+from safelox.evaluation.intervals import PairedDifference, paired_difference, rate
 from safelox.evaluation.metrics import METRICS
 from safelox.experiment import DefenceRecord
 from safelox.manifest import Record
+from safelox.rates import Rate
 from safelox.reporting.found import Found, Model, Question, rate_of, result_of, samples_of
 
 ASR = "asr"

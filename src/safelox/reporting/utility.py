@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from safelox.evaluation.intervals import Rate
+from safelox.rates import Rate
 from safelox.reporting.chart import Axis, Chart, Figure, Section, Series, number, share_axis, zoomed_axis
 from safelox.reporting.found import BASE, Found, Model, Question, rate_of, result_of
 from safelox.reporting.groups import Group, each_chart, groups, has_rate

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from safelox.evaluation.intervals import Rate
 from safelox.experiment import DefenceRecord
+from safelox.rates import Rate
 
 
 def percent(value: float) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from safelox.analysis.curve.report import MEAN_SCORE
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.results import JudgeResult
+from safelox.rates import Rate
 from safelox.reporting.chart import Section
 from safelox.reporting.found import Found, Model, Question, rate_of
 from safelox.reporting.standings import ASR, asr_questions, attacks_on, standing

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from safelox.analysis.curve.effective_rank import EffectiveRank, effective_rank
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.metrics import BESIDE, METRICS, Says
 from safelox.evaluation.results import JudgeResult, ScoredSample, SuiteConfig
 from safelox.manifest import Record
+from safelox.rates import Rate
 
 FILE = "rank_curve.json"
 ASR, MEAN_SCORE = "asr", "mean_score"

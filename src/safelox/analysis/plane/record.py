@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.results import JudgeResult
 from safelox.manifest import Record
+from safelox.rates import Rate
 
 ModelName = Literal["origin", "hardened", "tuned", "hardened_tuned"]
 LineKind = Literal["tuned", "crossed", "hardened"]

@@ -18,11 +18,11 @@ from safelox.attacks.catalogue import Changes
 from safelox.errors import CheckpointError, SafeloxError
 from safelox.evaluation import Backend, Judge, Results, Suite, evaluate
 from safelox.evaluation.folder import MANIFEST, RESULTS, read_scored
-from safelox.evaluation.intervals import Rate
 from safelox.evaluation.metrics import METRICS, UNDECIDED
 from safelox.hardening import harden
 from safelox.manifest import MANIFEST_NAME
 from safelox.progress import NULL, Progress
+from safelox.rates import Rate
 
 TRIALS, CONFIRM, SCRATCH, PROMPTS = "trials", "confirm", "scratch", "prompts"
 ALIGNED, BEFORE, AFTER = "aligned", "before", "after"

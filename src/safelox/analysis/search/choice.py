@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from safelox.analysis.search.record import Objectives, Trial
-from safelox.evaluation.intervals import Rate
+from safelox.rates import Rate
 
 RULE = (
     "Considered are the points that keep all bounds and are better than no hardening: the whole 95 % interval of their "

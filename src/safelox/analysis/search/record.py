@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from safelox.evaluation.intervals import PairedDifference, Rate
+from safelox.evaluation.intervals import PairedDifference
 from safelox.evaluation.suites import Asks
 from safelox.manifest import FileRecord, Record
+from safelox.rates import Rate
 
 FILE = "tune.json"
 
